@@ -1,0 +1,151 @@
+"""What a trial can end as. An outcome is a type, never a sentinel score.
+
+`Outcome = Measurement | OutOfMemory | TimedOut | Crashed | NotEngaged | Rejected`; the field `kind` tells
+them apart in JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RequestSample(_Frozen):
+    """One request inside one server, as llama-server timed it (raw sample)."""
+
+    workload: str = Field(description="name of the workload the request belongs to: chat, document, code")
+    warmup: bool = Field(description="true for the cold request(s), which no mean includes")
+    prompt_tokens: int
+    output_tokens: int
+    prefill_ms: float = Field(description="time to process the prompt, server timing")
+    decode_ms: float = Field(description="time to generate the output, server timing")
+    ttft_ms: float = Field(description="time to first token, client timing from the stream")
+    turn_s: float = Field(description="wall-clock of the whole request, client timing")
+    token_ms: list[float] = Field(default_factory=list, description="gap before each streamed token, client")
+    text_sha256: str = Field(description="sha256 of the generated text (greedy, so comparable)")
+
+
+class HotStats(_Frozen):
+    """The hot-expert device's own counters: proof that it was engaged."""
+
+    slots: int = Field(description="experts of a layer that really got a place in VRAM (hot_k, or fewer)")
+    layers: int = Field(description="layers the cache serves")
+    hits: int
+    misses: int
+    uploads: int = Field(description="experts copied to VRAM")
+    uploaded_bytes: int
+    cache_bytes: int = Field(description="VRAM that the cache allocated")
+    fallback_nodes: int = Field(default=0, description="graph nodes computed one by one on the CPU")
+    layer_hit_rate: list[float] = Field(default_factory=list, description="hit rate of each cached layer")
+    time_us: dict[str, float] = Field(
+        default_factory=dict, description="mean time a layer and token by phase: submit, cold, wait, swap"
+    )
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of routed expert choices found in VRAM, 0 to 1."""
+        total = self.hits + self.misses
+        return self.hits / total if total else 0.0
+
+
+class FitPlacement(_Frozen):
+    """What `--fit` decided, read from llama.cpp's own log."""
+
+    n_gpu_layers: int | None = Field(default=None, description="layers offloaded, of layers_total")
+    layers_total: int | None = None
+    overrides: list[str] = Field(default_factory=list, description="tensor overrides fit chose, as logged")
+    projected_mib: float | None = Field(default=None, description="VRAM use that fit projected")
+    lines: list[str] = Field(default_factory=list, description="the log lines this was read from")
+
+
+class Engagement(_Frozen):
+    """Proof that what was asked for took effect, read from the server's log and the device's counters."""
+
+    gpu_device: str = Field(description="name of the GPU device in llama.cpp's log: CUDA0, VGPU0")
+    vram_model_mib: float = Field(description="weights in VRAM, from the load log")
+    vram_kv_mib: float = Field(description="KV cache in VRAM, from the load log")
+    vram_compute_mib: float = Field(description="compute buffers in VRAM, from the load log")
+    host_model_mib: float = Field(description="weights in host memory, from the load log")
+    pinned: bool | None = Field(default=None, description="host weights pinned; None when the log is silent")
+    hot: HotStats | None = None
+    fit: FitPlacement | None = None
+
+
+class Measurement(_Frozen):
+    """A fresh server was started, engaged as asked, and all requests succeeded: one replicate."""
+
+    kind: Literal["measurement"] = "measurement"
+    prefill_tok_s: float = Field(description="sum of prompt tokens / sum of prefill time, warm requests")
+    decode_tok_s: float = Field(description="sum of output tokens / sum of decode time, warm requests")
+    ttft_ms: float = Field(description="median time to first token, warm requests")
+    turn_s: float = Field(description="mean wall-clock of a warm request: what the user waits")
+    token_ms_p50: float
+    token_ms_p95: float
+    token_ms_p99: float
+    vram_peak_mib: float = Field(description="peak VRAM of the server")
+    vram_source: Literal["process", "device-change", "virtual"] = Field(
+        description="NVML by process; the device total's change where the process is hidden; virtual GPU"
+    )
+    load_s: float = Field(description="start of the process to health")
+    engagement: Engagement
+    requests: list[RequestSample]
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Hit rate of the hot-expert cache, or None when no cache was on."""
+        return self.engagement.hot.hit_rate if self.engagement.hot else None
+
+
+class OutOfMemory(_Frozen):
+    """VRAM (or host memory) ran out; learnt from as a constraint."""
+
+    kind: Literal["out_of_memory"] = "out_of_memory"
+    stage: Literal["load", "first_batch", "later"]
+    detail: str
+    log_tail: list[str] = Field(default_factory=list)
+
+
+class TimedOut(_Frozen):
+    """The server did not become healthy, or a request did not end, in time."""
+
+    kind: Literal["timed_out"] = "timed_out"
+    stage: Literal["load", "request"]
+    limit_s: float
+    detail: str = ""
+    log_tail: list[str] = Field(default_factory=list)
+
+
+class Crashed(_Frozen):
+    """The server process ended, or answered with an error, for a reason that is not memory."""
+
+    kind: Literal["crashed"] = "crashed"
+    exit_code: int | None = Field(description="exit status; negative = signal; None = still ran, bad answer")
+    detail: str
+    log_tail: list[str] = Field(default_factory=list)
+
+
+class NotEngaged(_Frozen):
+    """The server ran, but not as asked: device not loaded, counters still, fit placed nothing, fewer slots."""
+
+    kind: Literal["not_engaged"] = "not_engaged"
+    detail: str
+    log_tail: list[str] = Field(default_factory=list)
+
+
+class Rejected(_Frozen):
+    """Measured or predicted to break a rule of the run: over the VRAM ceiling, for example."""
+
+    kind: Literal["rejected"] = "rejected"
+    detail: str
+    vram_peak_mib: float | None = None
+
+
+Outcome = Annotated[
+    Measurement | OutOfMemory | TimedOut | Crashed | NotEngaged | Rejected, Field(discriminator="kind")
+]
+OUTCOME_ADAPTER: TypeAdapter[Outcome] = TypeAdapter(Outcome)

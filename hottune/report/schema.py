@@ -1,0 +1,125 @@
+"""The result file: one schema, versioned, that every renderer reads and every run writes.
+
+`schema_version` grows by one with every change that an older reader would misread.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hottune.engine.facts import EngineBuild
+from hottune.machine.facts import Machine
+from hottune.models.shape import ModelFile
+from hottune.outcomes import Outcome
+from hottune.placement import Placement
+from hottune.workload.facts import Workload
+
+SCHEMA_VERSION = 1
+
+ArmName = Literal["all-cpu", "layers", "fit", "hot"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Replicate(_Model):
+    """One fresh server of an arm in the confirm stage (or a baseline's single one, in a trial)."""
+
+    position: int = Field(description="place in the interleaved order of the whole stage, from 0")
+    started: datetime
+    outcome: Outcome
+
+
+class Trial(_Model):
+    """One placement tried in the search, with what it ended as."""
+
+    number: int
+    arm: ArmName | None = Field(default=None, description="set when the trial is a baseline")
+    origin: Literal["baseline", "grid", "sampler"] = "sampler"
+    placement: Placement
+    outcome: Outcome
+    started: datetime
+    seconds: float
+
+
+class Change(_Model):
+    """A relative change with its interval: 1.12 (1.08 to 1.16)."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "can't tell"]
+    method: str = Field(description="how the interval was made, for example 't on paired log-ratios, n=3'")
+
+
+class Arm(_Model):
+    """One row of the report: an arrangement, measured again in fresh, interleaved replicates.
+
+    Means are over the replicates that are measurements; None where there is none. `versus` compares decode
+    speed, prefill speed and turn wall-clock (as speed: above 1 is faster) with the baseline arm named
+    `versus_arm`: the best baseline by the objective.
+    """
+
+    name: ArmName
+    placement: Placement
+    argv: list[str]
+    env: dict[str, str] = Field(description="variables that hottune set for llama-server")
+    outcome: str = Field(description="'measurement', or the kind of the outcome that ended the arm")
+    detail: str = Field(default="", description="why, when the outcome is no measurement")
+    prefill_tok_s: float | None = None
+    decode_tok_s: float | None = None
+    ttft_ms: float | None = None
+    turn_s: float | None = None
+    vram_peak_mib: float | None = None
+    vram_source: str | None = None
+    hit_rate: float | None = None
+    search_decode_tok_s: float | None = Field(default=None, description="what the search had measured")
+    search_turn_s: float | None = None
+    versus_arm: ArmName | None = None
+    versus_decode: Change | None = None
+    versus_prefill: Change | None = None
+    versus_turn: Change | None = None
+    text_equal: bool | None = Field(
+        default=None, description="greedy text equal to the all-cpu arm's in every request"
+    )
+    replicates: list[Replicate] = Field(default_factory=list)
+
+
+class WarningNote(_Model):
+    """Something that makes the numbers weaker, and what to do about it."""
+
+    code: str = Field(description="from a closed list: virtual-gpu, synthetic-model, few-replicates, ...")
+    text: str
+
+
+class Winner(_Model):
+    """The recommendation, made on confirmed replicates alone."""
+
+    arm: ArmName
+    reason: str = Field(description="one sentence that a person can read")
+    command: str = Field(description="a shell command that serves this arm")
+
+
+class Report(_Model):
+    """Everything a run found out: provenance, arms, winner, trials, raw samples."""
+
+    schema_version: int = SCHEMA_VERSION
+    hottune_version: str
+    created: datetime
+    command: str = Field(description="the hottune command line that made this")
+    study: str = Field(description="name of the study")
+    objective: str = Field(description="what the search minimised, for example 'turn_s (document)'")
+    ceiling_mib: float = Field(description="VRAM ceiling that every arm had")
+    model: ModelFile
+    machine: Machine
+    engine: EngineBuild
+    workload: Workload
+    arms: list[Arm]
+    winner: Winner | None
+    trials: list[Trial]
+    warnings: list[WarningNote] = Field(default_factory=list)
+    seconds: float = Field(description="wall-clock of the whole study, all sessions, build excluded")
