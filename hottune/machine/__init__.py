@@ -1,0 +1,1 @@
+"""What this computer has: GPUs, processor, memory; VRAM sampling."""

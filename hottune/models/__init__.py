@@ -1,0 +1,1 @@
+"""GGUF headers, Hugging Face, shapes, memory need, synthetic models."""

@@ -1,14 +1,16 @@
 """The result file: one schema, versioned, that every renderer reads and every run writes.
 
-`schema_version` grows by one with every change that an older reader would misread.
+`schema_version` grows by one with every change that an older reader would misread; once a version is
+released, that includes a new field, because readers refuse fields that they do not know.
 """
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hottune.engine.facts import EngineBuild
 from hottune.machine.facts import Machine
@@ -20,6 +22,7 @@ from hottune.workload.facts import Workload
 SCHEMA_VERSION = 1
 
 ArmName = Literal["all-cpu", "layers", "fit", "hot"]
+Metric = Literal["decode", "prefill", "turn"]
 
 
 class _Model(BaseModel):
@@ -47,13 +50,23 @@ class Trial(_Model):
 
 
 class Change(_Model):
-    """A relative change with its interval: 1.12 (1.08 to 1.16)."""
+    """A relative change with its interval: 1.12 (1.08 to 1.16).
+
+    `low` and `high` are None when there are too few replicates for an interval; an infinite bound given to
+    the constructor becomes None, because JSON has no infinity.
+    """
 
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     verdict: Literal["faster", "slower", "can't tell"]
     method: str = Field(description="how the interval was made, for example 't on paired log-ratios, n=3'")
+    p_value: float | None = Field(default=None, description="two-sided; None when there is no test")
+
+    @field_validator("low", "high")
+    @classmethod
+    def _no_infinity(cls, bound: float | None) -> float | None:
+        return bound if bound is not None and math.isfinite(bound) else None
 
 
 class Arm(_Model):
@@ -83,6 +96,10 @@ class Arm(_Model):
     versus_decode: Change | None = None
     versus_prefill: Change | None = None
     versus_turn: Change | None = None
+    ratios: dict[ArmName, dict[Metric, Change]] = Field(
+        default_factory=dict,
+        description="the same three changes against every measured baseline, by its name",
+    )
     text_equal: bool | None = Field(
         default=None, description="greedy text equal to the all-cpu arm's in every request"
     )

@@ -1,0 +1,1 @@
+"""Space, baselines, the Optuna study, confirmation."""

@@ -1,0 +1,1 @@
+"""Texts, request mixes, and driving a server's endpoint."""

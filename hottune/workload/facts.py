@@ -10,7 +10,8 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text: str = Field(description="name of a shipped text: prose, code, chat-1, ...")
+    text: str = Field(description="name of a shipped text: lighthouses, code-cpp, chat-bread, ...")
+    kind: str = Field(default="", description="what it stands for in a mix: chat, document or code")
     prompt_tokens: int = Field(description="the text is cut to this many tokens by the model's tokenizer")
     output_tokens: int = Field(description="tokens to generate; end-of-sequence is ignored")
 
@@ -20,7 +21,7 @@ class Workload(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="chat, document, code")
+    name: str = Field(description="chat, document, code or mixed")
     requests: tuple[Request, ...]
     warmup_requests: int = Field(default=1, description="leading requests that count as cold")
     seed: int = 0

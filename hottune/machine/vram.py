@@ -1,0 +1,138 @@
+"""Peak VRAM of a server, sampled while it runs.
+
+Three sources, best first: NVML's use by process; where the process is hidden (containers and WSL show no or
+foreign process ids) the change of the device's total since the sampler began, which other tenants of the card
+can falsify; and for the virtual GPU the peak that the device itself counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import psutil
+
+from hottune.machine.facts import Gpu
+from hottune.machine.nvml import NvmlUnavailable, ask, nvml
+from hottune.units import mib
+
+VramSource = Literal["process", "device-change", "virtual"]
+
+
+class VramSampler:
+    """Samples a GPU's memory on a thread of its own, from entering the context until leaving it.
+
+    Enter it *before* the server starts (the device's change counts from there), then call `watch(pid)`.
+    On a machine without NVML, or for a virtual GPU, no thread runs; then only `note_virtual` gives a peak.
+
+    Args:
+        gpu: the GPU that the server uses.
+        pid: the server's process, if it already runs.
+        interval_s: seconds between samples; 0.1 or less, or short peaks are missed.
+    """
+
+    def __init__(self, gpu: Gpu, pid: int | None = None, *, interval_s: float = 0.05) -> None:
+        self._gpu = gpu
+        self._pid = pid
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._baseline: int | None = None
+        self._process_peak: int | None = None
+        self._change_peak = 0
+        self._virtual_peak_mib: float | None = None
+        #: Samples taken so far.
+        self.samples = 0
+        #: Why there are no samples, or "".
+        self.note = ""
+
+    def watch(self, pid: int) -> None:
+        """Name the server's process, once it is started; its children count with it."""
+        self._pid = pid
+
+    def note_virtual(self, peak_mib: float) -> None:
+        """Take over the peak that the virtual GPU counted itself (exact, not sampled)."""
+        self._virtual_peak_mib = max(peak_mib, self._virtual_peak_mib or 0.0)
+
+    @property
+    def source(self) -> VramSource:
+        """Where `peak_mib` comes from."""
+        if self._gpu.virtual:
+            return "virtual"
+        return "device-change" if self._process_peak is None else "process"
+
+    @property
+    def peak_mib(self) -> float:
+        """Highest use seen so far, MiB; 0 when nothing could be sampled."""
+        if self._gpu.virtual:
+            return self._virtual_peak_mib or 0.0
+        return mib(self._change_peak if self._process_peak is None else self._process_peak)
+
+    def __enter__(self) -> Self:
+        if self._gpu.virtual:
+            self.note = "virtual GPU: the device counts its own peak"
+            return self
+        self._thread = threading.Thread(target=self._run, name="vram-sampler", daemon=True)
+        self._thread.start()
+        self._ready.wait(timeout=30)  # the baseline is known before the caller starts a server
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+            self._thread = None
+
+    def _run(self) -> None:
+        try:
+            with nvml() as module:
+                handle = module.nvmlDeviceGetHandleByIndex(self._gpu.index)
+                self._baseline = int(module.nvmlDeviceGetMemoryInfo(handle).used)
+                self._ready.set()
+                while True:
+                    self._sample(module, handle)
+                    if self._stop.wait(self._interval_s):
+                        return
+        except NvmlUnavailable as error:
+            self.note = str(error)
+        except Exception as error:  # a sampler must never take its run down; the note says it went blind
+            self.note = f"VRAM sampling ended: {error}"
+        finally:
+            self._ready.set()
+
+    def _sample(self, module: Any, handle: Any) -> None:
+        memory = ask(module, lambda: module.nvmlDeviceGetMemoryInfo(handle), None)
+        if memory is not None and self._baseline is not None:
+            self._change_peak = max(self._change_peak, int(memory.used) - self._baseline)
+        used = self._process_use(module, handle)
+        if used is not None:
+            self._process_peak = max(self._process_peak or 0, used)
+        self.samples += 1
+
+    def _process_use(self, module: Any, handle: Any) -> int | None:
+        """Return the bytes that the watched process and its children use, or None where that is hidden."""
+        pid = self._pid
+        if pid is None:
+            return None
+        rows: dict[int, int] = {}
+        listings: list[list[Any]] = [
+            ask(module, lambda: module.nvmlDeviceGetComputeRunningProcesses(handle), []),
+            ask(module, lambda: module.nvmlDeviceGetGraphicsRunningProcesses(handle), []),  # Vulkan's
+        ]
+        for row in itertools.chain.from_iterable(listings):
+            if row.usedGpuMemory is not None:
+                rows[int(row.pid)] = max(rows.get(int(row.pid), 0), int(row.usedGpuMemory))
+        ours = [rows[one] for one in (pid, *_children(pid)) if one in rows] if rows else []
+        return sum(ours) if ours else None
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []

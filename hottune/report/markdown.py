@@ -1,0 +1,141 @@
+"""The report as Markdown that pastes into a forum: the table first, one screen, exact commands."""
+
+from __future__ import annotations
+
+import re
+
+from hottune.engine.argv import shell_command
+from hottune.report import setup, wording
+from hottune.report.schema import Report
+
+# An underscore inside a word (Q4_K_M) never starts emphasis, so it stays readable in the source.
+_SPECIAL = re.compile(r"[\\`*<>|~&\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_COLUMNS = ("arm", "placement", "outcome", "prefill tok/s", "decode tok/s", "TTFT ms", "turn s")
+
+
+class MarkdownRenderer:
+    """Renders GitHub-flavoured Markdown that Reddit shows as well (tables, lists, fenced code)."""
+
+    def render(self, report: Report) -> str:
+        """Return the report as Markdown."""
+        found = wording.answer(report)
+        blocks = [f"> **{escape(wording.VIRTUAL_GPU)}**"] if wording.is_virtual(report) else []
+        blocks += [
+            f"**{escape(found.what)}.** {escape(f'{found.why} {found.against}')}",
+            _arms(report),
+            _notes(report),
+        ]
+        blocks += [bullets([escape(line) for line in wording.failures(report)])]
+        blocks += [_comparisons(report)]
+        blocks += [
+            _titled("Setup", [f"**{label}:** {escape(value)}" for label, value in setup.setup(report)])
+        ]
+        search = [wording.search_summary(report), *wording.remeasured(report)]
+        blocks += [_titled("Search", [escape(line) for line in search])]
+        blocks += [_titled("Proof that it was on", [escape(line) for line in setup.proof(report)])]
+        warnings = [escape(text) for text in wording.warnings(report)]
+        blocks += [_titled("Warnings", warnings)]
+        blocks += [_commands(report)]
+        return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return plain text as Markdown that shows exactly that text, on one line, also inside a table."""
+    return _SPECIAL.sub(lambda match: "\\" + match[0], " ".join(text.split()))
+
+
+def table(head: list[str], rows: list[list[str]], right_from: int) -> str:
+    """Return a table; columns from `right_from` on are aligned right. Every row has the head's length."""
+    rule = ["---" if column < right_from else "---:" for column in range(len(head))]
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in ([escape(cell) for cell in head], rule, *_escaped(rows))
+    )
+
+
+def _escaped(rows: list[list[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def bullets(lines: list[str]) -> str:
+    """Return lines, already Markdown, as a list."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _titled(title: str, lines: list[str]) -> str:
+    return f"**{title}**\n\n{bullets(lines)}" if lines else ""
+
+
+def _arms(report: Report) -> str:
+    base = wording.best_baseline(report)
+    head = [*_COLUMNS, "VRAM peak MiB", "hit rate"]
+    head += [f"{word} vs {base}" for word in wording.METRIC_WORDS.values()] if base else []
+    rows = []
+    for arm in report.arms:
+        measured = arm.outcome == "measurement"
+        won = report.winner is not None and arm.name == report.winner.arm
+        row = [
+            f"→ {arm.name}" if won else arm.name,
+            arm.placement.label(),
+            wording.outcome(arm),
+            wording.speed(arm, "prefill_tok_s"),
+            wording.speed(arm, "decode_tok_s"),
+            wording.number(arm.ttft_ms if measured else None, 0),
+            wording.speed(arm, "turn_s"),
+            wording.vram(arm),
+            wording.share(arm.hit_rate if measured else None),
+        ]
+        if base:
+            changes = wording.versus(arm) if measured and arm.name != base else {}
+            blank = "baseline" if arm.name == base else wording.NOTHING
+            row += [
+                wording.change(changes[metric]) if metric in changes else blank
+                for metric in wording.METRIC_WORDS
+            ]
+        rows.append(row)
+    return table(head, rows, right_from=3)
+
+
+def _notes(report: Report) -> str:
+    notes = [
+        f"→ is the recommendation. Every arm had the same VRAM ceiling of {report.ceiling_mib:,.0f} MiB."
+    ]
+    if any(len(wording.measurements(arm)) > 1 for arm in report.arms):
+        notes.append("± after a speed is the standard deviation over fresh servers.")
+    methods = dict.fromkeys(
+        item.method for row in wording.comparisons(report) for item in row.changes.values()
+    )
+    if methods:
+        notes.append(f"± after a change is the longer half of its interval ({'; '.join(methods)}).")
+    if any(arm.vram_source == "device-change" for arm in report.arms):
+        notes.append("~ marks the change of the whole device, where the process's own use is hidden.")
+    return escape(" ".join(notes))
+
+
+def _comparisons(report: Report) -> str:
+    """Return `hot` against every baseline with exact intervals: a gap in prefill is shown as it is."""
+    rows = [row for row in wording.comparisons(report) if row.arm == "hot"]
+    head = ["hot against", *wording.METRIC_WORDS.values()]
+    cells = [
+        [
+            row.base,
+            *(
+                f"{wording.interval(item)}, {item.verdict}"
+                if (item := row.changes.get(metric))
+                else wording.NOTHING
+                for metric in wording.METRIC_WORDS
+            ),
+        ]
+        for row in rows
+    ]
+    return table(head, cells, right_from=1) if len(cells) > 1 else ""
+
+
+def _commands(report: Report) -> str:
+    lines = ["# this report", report.command]
+    if report.winner:
+        lines += ["", f"# serve the recommendation ({report.winner.arm})", report.winner.command]
+    for arm in report.arms:
+        lines += ["", f"# {arm.name}, as it was measured", shell_command(arm.argv, arm.env)]
+    body = "\n".join(lines)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", body)), default=0))
+    return f"**Commands**\n\n{fence}sh\n{body}\n{fence}"

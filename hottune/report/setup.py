@@ -1,0 +1,135 @@
+"""The setup block and the proof lines: what was measured, on what, and that it really was on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hottune.outcomes import Measurement
+from hottune.placement import Placement
+from hottune.report.schema import Report
+from hottune.report.wording import is_virtual, measurements, share
+from hottune.units import MIB, format_bytes, format_seconds
+
+
+def setup(report: Report) -> list[tuple[str, str]]:
+    """Return the setup as (label, value) pairs, the way people give it beside a table in a forum."""
+    model, shape, engine = report.model, report.model.shape, report.engine
+    work = report.workload
+    cpu = report.machine.cpu
+    lengths = [f"{item.prompt_tokens} in / {item.output_tokens} out" for item in work.requests]
+    warm = lengths[work.warmup_requests :] or lengths
+    return [
+        ("GPU", _gpu(report)),
+        ("VRAM ceiling", f"{_mib(report.ceiling_mib)}, the same for every arm"),
+        (
+            "CPU and RAM",
+            f"{cpu.name}, {cpu.physical_cores} cores ({cpu.logical_cores} threads), "
+            f"{_mib(report.machine.ram_total_mib)}",
+        ),
+        ("Model", f"{model.name}, {format_bytes(model.size_bytes)}{', synthetic' * model.synthetic}"),
+        (
+            "Experts",
+            f"{shape.quant}, {shape.n_moe_layers} layers × {shape.n_experts}, {shape.n_used} used a token",
+        ),
+        (
+            "KV and context",
+            f"{_by_arm(report, lambda item: f'{item.kv_type_k.value}/{item.kv_type_v.value}')}, "
+            f"{_by_arm(report, lambda item: f'{item.context} tokens')}",
+        ),
+        (
+            "Batch",
+            f"ubatch {_by_arm(report, lambda item: str(item.ubatch))}; "
+            f"batch {_by_arm(report, lambda item: str(item.batch))}; "
+            f"threads {_by_arm(report, lambda item: str(item.threads))}; "
+            f"load mode {_by_arm(report, lambda item: item.load_mode.value)}",
+        ),
+        ("Workload", f"{work.name}: {', '.join(dict.fromkeys(warm))} tokens"),
+        ("Runs", f"{_runs(report)}; objective: {report.objective}"),
+        ("llama.cpp", f"{engine.llama_build}, {engine.backend.value}, {engine.compiler} ({engine.source})"),
+        ("hottune", f"{report.hottune_version}, {report.created:%Y-%m-%d}, {format_seconds(report.seconds)}"),
+    ]
+
+
+def _mib(amount: float) -> str:
+    return format_bytes(amount * MIB)
+
+
+def _gpu(report: Report) -> str:
+    if is_virtual(report):
+        return "virtual (computes on the CPU, with a memory cap)"
+    gpus = [
+        ", ".join(
+            part
+            for part in (
+                gpu.name,
+                _mib(gpu.vram_total_mib),
+                gpu.pcie and f"PCIe {gpu.pcie}",
+                gpu.driver and f"driver {gpu.driver}",
+            )
+            if part
+        )
+        for gpu in report.machine.gpus
+        if not gpu.virtual
+    ]
+    return "; ".join(gpus) or "none"
+
+
+def _by_arm(report: Report, read: Callable[[Placement], str]) -> str:
+    """Return one value when all arms share it, else each value with its arms."""
+    found: dict[str, list[str]] = {}
+    for arm in report.arms:
+        found.setdefault(read(arm.placement), []).append(arm.name)
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{value} ({', '.join(names)})" for value, names in found.items())
+
+
+def _runs(report: Report) -> str:
+    counts = {len(arm.replicates) for arm in report.arms if arm.outcome == "measurement" and arm.replicates}
+    if not counts:
+        return "none repeated"
+    number = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"{number} fresh servers an arm, interleaved"
+
+
+def proof(report: Report) -> list[str]:
+    """Return, for `fit` and arms with the cache, what shows that it was on (first measured replicate).
+
+    The last line says whose greedy text was equal: proof of nothing without the lines before it.
+    """
+    lines = []
+    for arm in report.arms:
+        runs = measurements(arm)
+        if runs and (line := _hot_proof(runs[0]) or _fit_proof(runs[0])):
+            lines.append(f"{arm.name}: {line}")
+    return [*lines, text] if (text := text_equality(report)) else lines
+
+
+def _hot_proof(run: Measurement) -> str:
+    hot = run.engagement.hot
+    if hot is None:
+        return ""
+    fallback = f", {hot.fallback_nodes} nodes fell back to the CPU" if hot.fallback_nodes else ""
+    return (
+        f"cache on {run.engagement.gpu_device}, {hot.layers} layers × {hot.slots} experts "
+        f"({format_bytes(hot.cache_bytes)}), {share(hot.hit_rate)} hits, {hot.uploads:,} uploads "
+        f"({format_bytes(hot.uploaded_bytes)}){fallback}"
+    )
+
+
+def _fit_proof(run: Measurement) -> str:
+    fit = run.engagement.fit
+    if fit is None:
+        return ""
+    layers = f"{fit.n_gpu_layers} of {fit.layers_total} layers" if fit.n_gpu_layers is not None else "placed"
+    overrides = f", {len(fit.overrides)} tensor overrides" if fit.overrides else ""
+    projected = f", {_mib(fit.projected_mib)} projected" if fit.projected_mib else ""
+    return f"fit chose {layers}{overrides}{projected}"
+
+
+def text_equality(report: Report) -> str:
+    """Return which arms wrote the same greedy text as all-cpu; "" when nobody compared."""
+    same = [arm.name for arm in report.arms if arm.text_equal is True and arm.name != "all-cpu"]
+    other = [arm.name for arm in report.arms if arm.text_equal is False]
+    parts = [f"equal in {', '.join(same)}"] * bool(same) + [f"different in {', '.join(other)}"] * bool(other)
+    return f"Greedy text against all-cpu: {'; '.join(parts)}." if parts else ""

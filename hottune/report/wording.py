@@ -1,0 +1,222 @@
+"""Numbers and sentences that the terminal and the Markdown say in the same words."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+
+from hottune.outcomes import Measurement
+from hottune.report.schema import Arm, ArmName, Change, Metric, Report
+
+NOTHING = "–"
+OUTCOME_WORDS = {
+    "measurement": "measured",
+    "out_of_memory": "out of memory",
+    "timed_out": "timed out",
+    "crashed": "crashed",
+    "not_engaged": "not engaged",
+    "rejected": "rejected",
+}
+VIRTUAL_GPU = (
+    "Virtual GPU: the machine's CPU stands in for a GPU here, so these numbers show that the tool works, "
+    "not that anything got faster."
+)
+METRIC_WORDS: dict[Metric, str] = {"decode": "decode", "prefill": "prefill", "turn": "whole turn"}
+
+
+def number(value: float | None, decimals: int | None = None) -> str:
+    """Return a number with about three significant digits: `4,582`, `547`, `58.9`, `1.43`."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.{_decimals(value) if decimals is None else decimals}f}"
+
+
+def _decimals(value: float) -> int:
+    size = abs(value)
+    return 0 if size >= 100 else 1 if size >= 10 else 2
+
+
+def with_spread(mean: float | None, samples: list[float]) -> str:
+    """Return `58.9 ± 2.1`: the mean and the standard deviation of the replicates (none below two)."""
+    if mean is None or len(samples) < 2:
+        return number(mean)
+    return f"{number(mean)} ± {number(statistics.stdev(samples), _decimals(mean))}"
+
+
+def measurements(arm: Arm) -> list[Measurement]:
+    """Return the arm's replicates that are measurements."""
+    return [item.outcome for item in arm.replicates if isinstance(item.outcome, Measurement)]
+
+
+def speed(arm: Arm, field: str) -> str:
+    """Return one of the arm's means with its spread; nothing when the arm is no measurement."""
+    if arm.outcome != "measurement":
+        return NOTHING
+    mean: float | None = getattr(arm, field)
+    return with_spread(mean, [getattr(item, field) for item in measurements(arm)])
+
+
+def share(value: float | None) -> str:
+    """Return a share of 0 to 1 in percent: `51.2%`."""
+    return NOTHING if value is None else f"{value * 100:.1f}%"
+
+
+def vram(arm: Arm) -> str:
+    """Return the arm's peak VRAM; `~` marks a value that is the whole device's change."""
+    if arm.outcome != "measurement" or arm.vram_peak_mib is None:
+        return NOTHING
+    return ("~" if arm.vram_source == "device-change" else "") + f"{arm.vram_peak_mib:,.0f}"
+
+
+def outcome(arm: Arm) -> str:
+    """Return how the arm ended: `3 runs`, `2 of 3 runs`, or the name of what went wrong."""
+    if arm.outcome != "measurement":
+        return OUTCOME_WORDS.get(arm.outcome, arm.outcome.replace("_", " "))
+    good, all_runs = len(measurements(arm)), len(arm.replicates)
+    if not all_runs:
+        return "measured"
+    return f"{good} run{'s' * (good != 1)}" if good == all_runs else f"{good} of {all_runs} runs"
+
+
+def failures(report: Report) -> list[str]:
+    """Return one line for every arm that is no measurement, and why; and for every replicate that failed."""
+    lines = []
+    for arm in report.arms:
+        if arm.outcome != "measurement":
+            lines.append(" ".join(f"{arm.name}: {outcome(arm)}. {arm.detail}".split()))
+            continue
+        for kind, count in Counter(item.outcome.kind for item in arm.replicates).items():
+            if kind != "measurement":
+                lines.append(
+                    f"{arm.name}: {count} of {len(arm.replicates)} runs ended as {OUTCOME_WORDS[kind]}"
+                )
+    return lines
+
+
+def change(value: Change | None) -> str:
+    """Return `faster +12% ±4%`, `slower −13% ±2%` or `can't tell +1.0% ±6.2%`.
+
+    The ± is the longer side of the interval, which is not symmetrical.
+    """
+    if value is None:
+        return NOTHING
+    percent = (value.ratio - 1) * 100
+    decimals = 0 if abs(percent) >= 9.95 else 1
+    text = f"{value.verdict} {_signed(percent, decimals)}"
+    if value.low is None or value.high is None:
+        return f"{text}, no interval"
+    half = max(value.high - value.ratio, value.ratio - value.low) * 100
+    return f"{text} ±{half:,.{decimals}f}%"
+
+
+def interval(value: Change) -> str:
+    """Return the ratio with its exact interval: `1.12× (1.08 to 1.16)`."""
+    if value.low is None or value.high is None:
+        return f"{value.ratio:.3f}× (no interval)"
+    return f"{value.ratio:.3f}× ({value.low:.3f} to {value.high:.3f})"
+
+
+def _signed(percent: float, decimals: int) -> str:
+    size = f"{abs(percent):,.{decimals}f}"
+    sign = "" if not size.strip("0.") else "+" if percent > 0 else "−"
+    return f"{sign}{size}%"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against one baseline; a change above 1 means that the arm is faster."""
+
+    arm: ArmName
+    base: ArmName
+    changes: dict[Metric, Change]
+
+
+def versus(arm: Arm) -> dict[Metric, Change]:
+    """Return the arm's changes against the best baseline."""
+    found = {"decode": arm.versus_decode, "prefill": arm.versus_prefill, "turn": arm.versus_turn}
+    return {metric: item for metric in METRIC_WORDS if (item := found[metric]) is not None}
+
+
+def comparisons(report: Report) -> list[Comparison]:
+    """Return what to compare: `hot` with every baseline, every other arm with the best baseline."""
+    rows = []
+    for arm in report.arms:
+        if arm.outcome != "measurement":
+            continue
+        against = dict(arm.ratios) if arm.name == "hot" else {}
+        if arm.versus_arm and arm.versus_arm != arm.name:
+            # The best baseline comes first: it is the comparison that decides.
+            against = {arm.versus_arm: against.get(arm.versus_arm) or versus(arm)} | against
+        rows += [Comparison(arm.name, base, changes) for base, changes in against.items() if changes]
+    return rows
+
+
+def best_baseline(report: Report) -> ArmName | None:
+    """Return the baseline that the arms are compared with."""
+    return next((arm.versus_arm for arm in report.arms if arm.versus_arm), None)
+
+
+def winner_arm(report: Report) -> Arm | None:
+    """Return the arm that the report recommends."""
+    return next((arm for arm in report.arms if report.winner and arm.name == report.winner.arm), None)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to use, why, and the changes against the best baseline ("" when it is that baseline)."""
+
+    what: str
+    why: str
+    against: str = ""
+
+
+def answer(report: Report) -> Answer:
+    """Return what the report comes down to."""
+    arm = winner_arm(report)
+    if report.winner is None or arm is None:
+        return Answer("No recommendation", "No arrangement could be measured; the outcomes below say why.")
+    changes = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in versus(arm).items())
+    against = f"Against {arm.versus_arm}: {changes}." if changes and arm.versus_arm != arm.name else ""
+    why = report.winner.reason.strip().removeprefix(f"{arm.name}: ").rstrip(".") + "."
+    return Answer(f"Use this: {arm.name} ({arm.placement.label()})", why[0].upper() + why[1:], against)
+
+
+def search_summary(report: Report) -> str:
+    """Return how many placements were tried and what they ended as."""
+    counts = Counter(trial.outcome.kind for trial in report.trials)
+    parts = ", ".join(f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.most_common())
+    return f"{len(report.trials)} placements tried: {parts}" if report.trials else "no placement was tried"
+
+
+def remeasured(report: Report) -> list[str]:
+    """Return how the search's own numbers held up in fresh servers: `search 603 → re-measured 547`."""
+    lines = []
+    for arm in report.arms:
+        if arm.outcome != "measurement":
+            continue
+        parts = []
+        if arm.search_decode_tok_s and arm.decode_tok_s:
+            parts.append(f"decode tok/s, {_moved(arm.search_decode_tok_s, arm.decode_tok_s)}")
+        if arm.search_turn_s and arm.turn_s:
+            parts.append(f"turn s, {_moved(arm.search_turn_s, arm.turn_s)}")
+        if parts:
+            lines.append(f"{arm.name}: {'; '.join(parts)}")
+    return lines
+
+
+def _moved(before: float, after: float) -> str:
+    percent = (after / before - 1) * 100
+    return f"search {number(before)} → re-measured {number(after)} ({_signed(percent, 1)})"
+
+
+def is_virtual(report: Report) -> bool:
+    """Tell whether any number here comes from the virtual GPU."""
+    return any(arm.vram_source == "virtual" for arm in report.arms) or any(
+        note.code == "virtual-gpu" for note in report.warnings
+    )
+
+
+def warnings(report: Report) -> list[str]:
+    """Return the text of each warning; the virtual GPU has its own place at the top."""
+    return [note.text for note in report.warnings if note.code != "virtual-gpu"]

@@ -1,0 +1,289 @@
+"""Journal: every placement tried, kept in an Optuna storage the moment it is known.
+
+Two Optuna studies share one storage: `<name>` holds the search (baselines included), `<name>/confirm` the
+replicates. A trial's placement, outcome and times are user attributes; only measurements have a value, all
+other outcomes are failed trials, so that no sampler ever sees a made-up score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hottune.errors import StorageError
+from hottune.outcomes import OUTCOME_ADAPTER, Measurement, Outcome
+from hottune.placement import Placement
+from hottune.report.schema import ArmName, Replicate, Trial
+from hottune.search.objective import Objective
+from hottune.search.space import Space
+
+CONFIRM = "/confirm"
+SQLITE_WAIT_S = 60
+
+Measure = Callable[[Placement], Outcome]
+Origin = Literal["baseline", "grid", "sampler"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A placement that is to be measured, and why."""
+
+    placement: Placement
+    origin: Origin
+    arm: ArmName | None = None
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the storage URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+@contextlib.contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn what storages raise into `StorageError`."""
+    import sqlalchemy.exc
+
+    shown = url.split("@")[-1]  # never show a password
+    hint = "Check the path or URL, its permissions and the free disk space; --storage chooses another one."
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"The driver for the storage {shown} is not installed."
+        raise StorageError(
+            message, str(error), "For PostgreSQL: pip install 'hottune[postgresql]'."
+        ) from error
+    except optuna.exceptions.StorageInternalError as error:
+        raise StorageError(
+            f"The storage {shown} failed.", str(error.__cause__ or error)[:500], hint
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StorageError(f"The storage {shown} cannot be used.", reason[:500], hint) from error
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Open an Optuna storage; a SQLite file is made with its folder and set to write-ahead logging.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+    with storage_errors(url):
+        arguments: dict[str, Any] = {}
+        if url.startswith("sqlite:///"):
+            path = Path(url.removeprefix("sqlite:///"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_WAIT_S)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            arguments = {"connect_args": {"timeout": SQLITE_WAIT_S}}
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+
+
+class Journal:
+    """What has been tried in one study, and the only way to try more."""
+
+    def __init__(self, name: str, url: str, objective: Objective, *, seed: int = 0) -> None:
+        """Open or create the study and settle trials that an earlier process left running.
+
+        Raises:
+            StorageError: the storage cannot be used.
+        """
+        self.name = name
+        self._url = url
+        self.objective = objective
+        self._began = time.monotonic()
+        storage = open_storage(url)
+        with storage_errors(url):
+            self._search = self._open(storage, name)
+            # Another seed for every session, or a resumed study would draw its first samples again.
+            self._search.sampler = optuna.samplers.TPESampler(
+                seed=seed + len(self._search.trials), multivariate=False, n_startup_trials=10
+            )
+            self._confirm = self._open(storage, name + CONFIRM)
+            self._settle()
+
+    def _open(self, storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+        return optuna.create_study(
+            storage=storage, study_name=name, direction=self.objective.direction, load_if_exists=True
+        )
+
+    def _settle(self) -> None:
+        """End trials that a killed process left running or waiting; `unfinished` finds them again."""
+        for study in (self._search, self._confirm):
+            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                if frozen.state is TrialState.WAITING:
+                    study.ask()
+            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    # --- provenance ---
+
+    def note(self, key: str, value: object) -> None:
+        """Keep plain data beside the study: the configuration, the machine, the engine."""
+        with storage_errors(self._url):
+            self._search.set_user_attr(key, json.dumps(value))
+
+    def noted(self, key: str) -> Any:
+        """Return what `note` kept, or None."""
+        with storage_errors(self._url):
+            text = self._search.user_attrs.get(key)
+        return None if text is None else json.loads(text)
+
+    # --- search ---
+
+    def trials(self) -> list[Trial]:
+        """Return everything that ended, in order, without the placements that were skipped unmeasured."""
+        with storage_errors(self._url):
+            frozen = self._search.get_trials(deepcopy=False)
+        return [_trial(one) for one in frozen if "outcome" in one.user_attrs and "skip" not in one.user_attrs]
+
+    def history(self) -> list[tuple[Placement, Outcome]]:
+        """Return placement and outcome of everything measured: search and confirm."""
+        done = [(trial.placement, trial.outcome) for trial in self.trials()]
+        with storage_errors(self._url):
+            frozen = self._confirm.get_trials(deepcopy=False)
+        return done + [
+            (_placement(one), OUTCOME_ADAPTER.validate_json(one.user_attrs["outcome"]))
+            for one in frozen
+            if "outcome" in one.user_attrs
+        ]
+
+    def unfinished(self) -> list[Planned]:
+        """Return the placements that were begun, never ended, and not measured since."""
+        measured = {trial.placement for trial in self.trials()}
+        with storage_errors(self._url):
+            frozen = self._search.get_trials(deepcopy=False)
+        begun = [
+            Planned(_placement(one), one.user_attrs["origin"], one.user_attrs["arm"])
+            for one in frozen
+            if "placement" in one.user_attrs and "outcome" not in one.user_attrs
+        ]
+        return list(dict.fromkeys(planned for planned in begun if planned.placement not in measured))
+
+    def try_placement(self, planned: Planned, space: Space, measure: Measure) -> Trial:
+        """Measure one planned placement and journal what it ended as."""
+        with storage_errors(self._url):
+            self._search.enqueue_trial(space.parameters(planned.placement), user_attrs=_attributes(planned))
+            trial = self._search.ask()
+            if space.parameters(planned.placement):
+                space.sample(trial)  # so that the sampler learns from it
+        return self._finish(trial, planned.placement, measure)
+
+    def try_sample(self, space: Space, measure: Measure) -> Trial | None:
+        """Let the sampler choose a placement and measure it; None when it chose nothing new."""
+        known = {trial.placement: trial for trial in self.trials()}
+        with storage_errors(self._url):
+            trial = self._search.ask()
+            placement = space.sample(trial)
+            if placement is None or placement in known:
+                trial.set_user_attr("skip", "no room" if placement is None else "measured before")
+                self._search.tell(trial, state=TrialState.FAIL)
+                return None
+            for key, value in _attributes(Planned(placement, "sampler")).items():
+                trial.set_user_attr(key, value)
+        return self._finish(trial, placement, measure)
+
+    def _finish(self, trial: optuna.Trial, placement: Placement, measure: Measure) -> Trial:
+        _measure_into(self._search, trial, placement, self.objective, measure, self._url)
+        with storage_errors(self._url):
+            return _trial(self._search.get_trials(deepcopy=False)[trial.number])
+
+    # --- confirm ---
+
+    def replicates(self, key: str) -> dict[int, tuple[ArmName, Replicate]]:
+        """Return the finished replicates of one confirm plan, by position."""
+        with storage_errors(self._url):
+            frozen = self._confirm.get_trials(deepcopy=False)
+        return {
+            one.user_attrs["position"]: (one.user_attrs["arm"], _replicate(one))
+            for one in frozen
+            if one.user_attrs.get("plan") == key and "outcome" in one.user_attrs
+        }
+
+    def try_replicate(
+        self, key: str, position: int, arm: ArmName, placement: Placement, measure: Measure
+    ) -> Replicate:
+        """Measure one replicate of an arm at its position in the interleaved order and journal it."""
+        with storage_errors(self._url):
+            trial = self._confirm.ask()
+            attributes = _attributes(Planned(placement, "baseline", arm)) | {"plan": key, "position": position}
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
+        _measure_into(self._confirm, trial, placement, self.objective, measure, self._url)
+        with storage_errors(self._url):
+            return _replicate(self._confirm.get_trials(deepcopy=False)[trial.number])
+
+    def seconds(self) -> float:
+        """Return the time spent in servers so far, all sessions together."""
+        with storage_errors(self._url):
+            frozen = [*self._search.get_trials(deepcopy=False), *self._confirm.get_trials(deepcopy=False)]
+        return float(sum(one.user_attrs.get("seconds", 0.0) for one in frozen))
+
+
+def _measure_into(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    placement: Placement,
+    objective: Objective,
+    measure: Measure,
+    url: str,
+) -> None:
+    """Measure and store; when interrupted, end the trial without an outcome, so that it is done again."""
+    began = time.monotonic()
+    try:
+        outcome = measure(placement)
+    except BaseException:
+        with contextlib.suppress(StorageError), storage_errors(url):
+            study.tell(trial, state=TrialState.FAIL)
+        raise
+    with storage_errors(url):
+        trial.set_user_attr("seconds", time.monotonic() - began)
+        trial.set_user_attr("outcome", outcome.model_dump_json())
+        if isinstance(outcome, Measurement):
+            study.tell(trial, objective.measured(outcome))
+        else:
+            study.tell(trial, state=TrialState.FAIL)
+
+
+def _attributes(planned: Planned) -> dict[str, Any]:
+    return {
+        "placement": planned.placement.model_dump_json(),
+        "origin": planned.origin,
+        "arm": planned.arm,
+        "started": datetime.now(UTC).isoformat(),
+    }
+
+
+def _placement(frozen: FrozenTrial) -> Placement:
+    return Placement.model_validate_json(frozen.user_attrs["placement"])
+
+
+def _trial(frozen: FrozenTrial) -> Trial:
+    attributes = frozen.user_attrs
+    return Trial(
+        number=frozen.number,
+        arm=cast("ArmName | None", attributes["arm"]),
+        origin=cast(Origin, attributes["origin"]),
+        placement=_placement(frozen),
+        outcome=OUTCOME_ADAPTER.validate_json(attributes["outcome"]),
+        started=datetime.fromisoformat(attributes["started"]),
+        seconds=attributes["seconds"],
+    )
+
+
+def _replicate(frozen: FrozenTrial) -> Replicate:
+    return Replicate(
+        position=frozen.user_attrs["position"],
+        started=datetime.fromisoformat(frozen.user_attrs["started"]),
+        outcome=OUTCOME_ADAPTER.validate_json(frozen.user_attrs["outcome"]),
+    )

@@ -1,0 +1,43 @@
+"""One live process for each study on this machine: a lock that the kernel lets go when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hottune.errors import StorageError, StudyBusyError
+
+
+@contextmanager
+def study_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file of a study; it carries the holder's process id for people to read.
+
+    The file stays behind: removing it would race with the next holder.
+
+    Raises:
+        StudyBusyError: another live process holds it.
+        StorageError: the lock file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StorageError(f"The lock file {path} cannot be made.", str(error)) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise StudyBusyError(
+                f"The study '{path.stem}' is being run by another hottune (process {holder}).",
+                "Two runs at once would disturb each other's measurements.",
+                "Wait for it, stop it, or give this run its own --study name.",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)

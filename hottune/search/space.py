@@ -1,0 +1,293 @@
+"""Space: every placement that the memory model allows under the VRAM ceiling, and how to choose among them.
+
+The ceiling is a hard constraint, not a penalty: placements that do not fit are never started. The memory
+model is corrected by what was measured (`Correction`), so the bounds get truer as a study goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from hottune.errors import CeilingTooSmallError
+from hottune.models.shape import MoeShape
+from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
+from hottune.placement import Placement
+from hottune.units import mib
+
+INTERVALS = (8, 512)
+DEFAULT_INTERVAL = 60
+#: Share of the room for the cache that the sampler uses: below, a cache would waste VRAM that is free.
+CACHE_SHARE = (0.3, 1.0)
+#: A placement that ran out of memory needed at least this share of the ceiling more than was predicted.
+OOM_STEP = 0.01
+
+NeedMib = Callable[[Placement], float]
+
+
+class Suggest(Protocol):
+    """The part of `optuna.Trial` that the space needs to draw a placement."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Draw an integer."""
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        """Draw a float."""
+
+    def suggest_categorical(self, name: str, choices: tuple[int, ...]) -> int:
+        """Draw one of the choices."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What measured VRAM says about the memory model: measured - predicted, in MiB.
+
+    Kept apart for placements with and without the hot-expert cache (the device has its own overhead on the
+    GPU) and by ubatch (the compute buffers grow with it).
+    """
+
+    offsets: tuple[tuple[bool, int, float], ...] = ()
+
+    @classmethod
+    def learn(
+        cls, history: Iterable[tuple[Placement, Outcome]], need_mib: NeedMib, ceiling_mib: float
+    ) -> Correction:
+        """Read the largest surprise of each kind from everything measured so far.
+
+        `--fit` rows teach nothing: their placement is not ours. An out-of-memory placement is taken to have
+        needed just over the ceiling, so neither it nor anything larger is planned again.
+        """
+        found: dict[tuple[bool, int], float] = {}
+        for placement, outcome in history:
+            if placement.fit:
+                continue
+            seen = _seen_mib(outcome, ceiling_mib, need_mib(placement))
+            if seen is None:
+                continue
+            key = (placement.hot_k > 0, placement.ubatch)
+            surprise = seen - need_mib(placement)
+            found[key] = max(found.get(key, surprise), surprise)
+        return cls(tuple((hot, ubatch, offset) for (hot, ubatch), offset in sorted(found.items())))
+
+    def offset_mib(self, placement: Placement) -> float:
+        """Return what to add to the memory model's answer: same kind first, then the nearest known one."""
+        hot = placement.hot_k > 0
+        known = {(is_hot, ubatch): offset for is_hot, ubatch, offset in self.offsets}
+        same = known.get((hot, placement.ubatch))
+        plain = known.get((False, placement.ubatch))
+        if hot:
+            return max((offset for offset in (same, plain) if offset is not None), default=self._any())
+        return same if same is not None else self._any()
+
+    def _any(self) -> float:
+        return max((offset for _, _, offset in self.offsets), default=0.0)
+
+
+def _seen_mib(outcome: Outcome, ceiling_mib: float, predicted_mib: float) -> float | None:
+    match outcome:
+        case Measurement():
+            return outcome.vram_peak_mib
+        case Rejected(vram_peak_mib=peak) if peak is not None:
+            return peak
+        case OutOfMemory():
+            return max(ceiling_mib, predicted_mib) + OOM_STEP * ceiling_mib
+    return None
+
+
+@dataclass(frozen=True)
+class Space:
+    """The placements to choose from.
+
+    `base` holds every setting that all arms share (context, threads, load mode, KV types, batch), with all
+    experts on the CPU.
+    """
+
+    shape: MoeShape
+    base: Placement
+    ceiling_mib: float
+    ubatches: tuple[int, ...]
+    bypasses: tuple[int, ...]
+    need_mib: NeedMib = field(repr=False)
+    correction: Correction = Correction()
+
+    def corrected(self, history: Iterable[tuple[Placement, Outcome]]) -> Space:
+        """Return the space with bounds corrected by what was measured."""
+        return replace(self, correction=Correction.learn(history, self.need_mib, self.ceiling_mib))
+
+    def predicted_mib(self, placement: Placement) -> float:
+        """Return the VRAM that the placement is expected to take at its peak."""
+        return self.need_mib(placement) + self.correction.offset_mib(placement)
+
+    def fits(self, placement: Placement) -> bool:
+        """Tell whether the placement is expected to stay under the ceiling (`--fit` always does)."""
+        return placement.fit or self.predicted_mib(placement) <= self.ceiling_mib
+
+    # --- baselines ---
+
+    def all_cpu(self, ubatch: int) -> Placement:
+        """Return the placement with every expert in host memory."""
+        return self._plain(self.shape.n_layers, ubatch)
+
+    def fit(self, ubatch: int) -> Placement:
+        """Return the placement that leaves everything to llama.cpp's `--fit`."""
+        return self.base.model_copy(update={"fit": True, "ubatch": ubatch})
+
+    def layers(self, n_cpu_moe: int, ubatch: int) -> Placement:
+        """Return layer offload: the experts of the first `n_cpu_moe` layers in RAM, the rest in VRAM."""
+        return self._plain(n_cpu_moe, ubatch)
+
+    def fewest_cpu_layers(self, ubatch: int) -> int:
+        """Return the smallest `n_cpu_moe` of layer offload that fits; `n_layers` when no layer does."""
+        fits = (n for n in range(self.shape.n_layers) if self.fits(self._plain(n, ubatch)))
+        fewest = next(fits, self.shape.n_layers)
+        return fewest if any(self.shape.layer_expert_bytes[fewest:]) else self.shape.n_layers
+
+    def layer_mib(self, layer: int) -> float:
+        """Return the size of all routed experts of one layer."""
+        return mib(self.shape.layer_expert_bytes[layer])
+
+    # --- hot placements ---
+
+    def max_hot_k(self, n_cpu_moe: int, ubatch: int) -> int:
+        """Return the most experts of a layer that the cache can hold beside everything else; 0 = none."""
+        if not any(self.shape.layer_expert_bytes[:n_cpu_moe]):
+            return 0
+        low, high = 0, self.shape.n_experts
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.fits(self._hot(n_cpu_moe, middle, ubatch)):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def min_n_cpu_moe(self, ubatch: int) -> int | None:
+        """Return the fewest layers on the CPU that leave room for a cache of one expert, or None."""
+        return next((n for n in range(1, self.shape.n_layers + 1) if self.max_hot_k(n, ubatch) > 0), None)
+
+    def hot(
+        self,
+        n_cpu_moe: int,
+        ubatch: int,
+        *,
+        share: float = 1.0,
+        interval: int = DEFAULT_INTERVAL,
+        bypass: int | None = None,
+    ) -> Placement | None:
+        """Return the placement whose cache takes `share` of the room that is left, or None without room."""
+        room = self.max_hot_k(n_cpu_moe, ubatch)
+        if room == 0:
+            return None
+        hot_k = max(1, round(share * room))
+        return self._hot(n_cpu_moe, hot_k, ubatch, interval, bypass or self.bypasses[0])
+
+    def grid(self, best_ubatch: int, *, quick: bool = False) -> list[Placement]:
+        """Return the placements worth trying before any sampling: what the memory model alone suggests.
+
+        Whole room for the cache; whole layers and cache mixed; slow and fast rebalancing; a smaller cache.
+        `quick` keeps the five with most to tell.
+
+        Args:
+            best_ubatch: the ubatch of the best baseline; the others get one placement each.
+            quick: fewer.
+        """
+        full = self.shape.n_layers
+        wanted = [
+            self.hot(full, best_ubatch),
+            self.hot(self._mixed(0.5, best_ubatch), best_ubatch),
+            self.hot(full, best_ubatch, interval=16),
+            self.hot(self._mixed(0.25, best_ubatch), best_ubatch),
+            self.hot(self._mixed(0.75, best_ubatch), best_ubatch),
+        ]
+        if not quick:
+            wanted += [self.hot(full, ubatch) for ubatch in self.ubatches if ubatch != best_ubatch]
+            wanted += [self.hot(full, best_ubatch, interval=240), self.hot(full, best_ubatch, share=0.6)]
+        return list(dict.fromkeys(placement for placement in wanted if placement is not None))
+
+    def _mixed(self, layer_share: float, ubatch: int) -> int:
+        """Return the n_cpu_moe that spends `layer_share` of the room for experts on whole layers."""
+        moved = self.shape.n_layers - self.fewest_cpu_layers(ubatch)
+        return self.shape.n_layers - round(layer_share * moved)
+
+    def sample(self, draw: Suggest) -> Placement | None:
+        """Draw a hot placement that fits, or None when the drawn ubatch leaves no room for a cache."""
+        ubatch = draw.suggest_categorical("ubatch", self.ubatches)
+        fewest = self.min_n_cpu_moe(ubatch)
+        if fewest is None:
+            return None
+        n_cpu_moe = draw.suggest_int("n_cpu_moe", fewest, self.shape.n_layers)
+        share = draw.suggest_float("cache_share", *CACHE_SHARE)
+        interval = draw.suggest_int("rebalance_interval", *INTERVALS, log=True)
+        bypass = draw.suggest_categorical("prefill_bypass", self.bypasses)
+        return self.hot(n_cpu_moe, ubatch, share=share, interval=interval, bypass=bypass)
+
+    def parameters(self, placement: Placement) -> dict[str, int | float]:
+        """Return what `sample` would have drawn for a hot placement; empty for any other."""
+        room = self.max_hot_k(placement.n_cpu_moe, placement.ubatch)
+        if placement.fit or placement.hot_k == 0 or room == 0:
+            return {}
+        low, high = CACHE_SHARE
+        return {
+            "ubatch": placement.ubatch,
+            "n_cpu_moe": placement.n_cpu_moe,
+            "cache_share": min(high, max(low, placement.hot_k / room)),
+            "rebalance_interval": placement.rebalance_interval,
+            "prefill_bypass": placement.prefill_bypass,
+        }
+
+    def _plain(self, n_cpu_moe: int, ubatch: int) -> Placement:
+        return self.base.model_copy(update={"n_cpu_moe": n_cpu_moe, "ubatch": ubatch})
+
+    def _hot(
+        self,
+        n_cpu_moe: int,
+        hot_k: int,
+        ubatch: int,
+        interval: int = DEFAULT_INTERVAL,
+        bypass: int = 1,
+    ) -> Placement:
+        return self._plain(n_cpu_moe, ubatch).model_copy(
+            update={"hot_k": hot_k, "rebalance_interval": interval, "prefill_bypass": bypass}
+        )
+
+
+def plan(
+    shape: MoeShape,
+    base: Placement,
+    ceiling_mib: float,
+    *,
+    ubatches: tuple[int, ...],
+    bypasses: tuple[int, ...] = (1,),
+    need_mib: NeedMib | None = None,
+) -> Space:
+    """Make the space of a model under a ceiling.
+
+    Args:
+        shape: counts and bytes of the model.
+        base: settings shared by all arms; its `n_cpu_moe`, `hot_k` and `ubatch` do not matter.
+        ceiling_mib: VRAM that a server may use.
+        ubatches: physical batch sizes to try; those that cannot fit are dropped.
+        bypasses: largest batches, in tokens, that may go through the cache.
+        need_mib: predicted VRAM of a placement; by default the memory model of the `models` room.
+
+    Raises:
+        CeilingTooSmallError: the model's dense part, KV cache and buffers alone do not fit.
+    """
+    if need_mib is None:
+        from hottune.models.memory import estimate
+
+        def need_mib(placement: Placement) -> float:
+            return estimate(shape, placement).vram_mib
+
+    clean = base.model_copy(update={"n_cpu_moe": shape.n_layers, "hot_k": 0, "fit": False})
+    whole = Space(shape, clean, ceiling_mib, tuple(dict.fromkeys(ubatches)), bypasses, need_mib)
+    fitting = tuple(ubatch for ubatch in whole.ubatches if whole.fits(whole.all_cpu(ubatch)))
+    if not fitting:
+        least = min(whole.predicted_mib(whole.all_cpu(ubatch)) for ubatch in whole.ubatches)
+        raise CeilingTooSmallError(
+            f"A VRAM ceiling of {ceiling_mib:.0f} MiB cannot hold this model, even with every expert in RAM.",
+            f"Attention, KV cache ({clean.context} tokens) and buffers alone need about {least:.0f} MiB.",
+            "Raise --vram, or lower --context or --ubatch.",
+        )
+    return replace(whole, ubatches=fitting)

@@ -1,0 +1,89 @@
+"""The closed list of warnings: what makes a number weaker, and what to do about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from string import Formatter
+
+from hottune.stats.outliers import first_run_slower
+
+__all__ = ["NoteCode", "facts_of", "first_run_slower", "note"]
+
+
+class NoteCode(StrEnum):
+    """What a report can warn of."""
+
+    FIRST_RUN_SLOWER = "first-run-slower"
+    OUTLIERS = "outliers"
+    FEW_REPLICATES = "few-replicates"
+    VIRTUAL_GPU = "virtual-gpu"
+    SYNTHETIC_MODEL = "synthetic-model"
+    VRAM_BY_DEVICE_CHANGE = "vram-by-device-change"
+    UNPINNED_WEIGHTS = "unpinned-weights"
+    OTHER_LOAD = "other-load"
+    SWAP_IN_USE = "swap-in-use"
+    BATTERY = "battery"
+    THROTTLED = "throttled"
+
+
+#: Text of each note: what is the matter, then what to do. Names in braces are the facts it needs.
+_TEXTS: dict[NoteCode, str] = {
+    NoteCode.FIRST_RUN_SLOWER: (
+        "The first server of arm '{arm}' was {percent} % slower than its others: something was still cold, "
+        "most likely the model file. Run again while the file is in memory."
+    ),
+    NoteCode.OUTLIERS: (
+        "{count} of {total} replicates of arm '{arm}' lie far from the rest. Something else ran at the same "
+        "time; close it and run again. The replicates are kept and count."
+    ),
+    NoteCode.FEW_REPLICATES: (
+        "{n} replicate(s) of each arm are too few for a verdict: an interval needs 2, a useful one about 5. "
+        "Run again without --quick, or with more replicates."
+    ),
+    NoteCode.VIRTUAL_GPU: (
+        "There is no GPU here: a virtual one computed on the CPU. The numbers show that the tool works, not "
+        "what it gains. Run on a machine with a GPU before you conclude anything."
+    ),
+    NoteCode.SYNTHETIC_MODEL: (
+        "The model '{model}' is synthetic: its speed is real, its routing and its text are not. Measure the "
+        "model that you mean to use."
+    ),
+    NoteCode.VRAM_BY_DEVICE_CHANGE: (
+        "The driver does not show VRAM by process here (a container, or WSL), so the change of the whole "
+        "device stands in. Keep other programs off {gpu} while hottune measures."
+    ),
+    NoteCode.UNPINNED_WEIGHTS: (
+        "The weights in RAM are not pinned in arm '{arm}', which can make prefill several times slower. Use "
+        "load mode 'none' and free enough RAM to hold the model."
+    ),
+    NoteCode.OTHER_LOAD: (
+        "Other programs used {percent} % of the {device} while hottune measured. Close them and run again."
+    ),
+    NoteCode.SWAP_IN_USE: (
+        "{used} of swap are in use, so weights may be read from disk in the middle of an answer. Free RAM, "
+        "or choose a smaller model or quantization."
+    ),
+    NoteCode.BATTERY: (
+        "The machine runs on battery, which lowers clocks. Connect it to mains power and run again."
+    ),
+    NoteCode.THROTTLED: (
+        "{device} lowered its clocks while hottune measured ({reason}). Improve the cooling or set a lower "
+        "power limit on purpose, then run again."
+    ),
+}
+
+
+def facts_of(code: NoteCode) -> frozenset[str]:
+    """Return the names of the facts that `note` needs for `code`."""
+    return frozenset(name for _, name, _, _ in Formatter().parse(_TEXTS[code]) if name)
+
+
+def note(code: NoteCode, **facts: object) -> tuple[str, str]:
+    """Return the code and the text of a warning, the facts filled in.
+
+    Raises:
+        ValueError: a fact is missing or is not one that this text uses (see `facts_of`).
+    """
+    if facts.keys() != facts_of(code):
+        raise ValueError(f"'{code}' needs {sorted(facts_of(code))}, got {sorted(facts)}")
+    return code.value, _TEXTS[code].format(**facts)

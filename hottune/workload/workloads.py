@@ -1,0 +1,108 @@
+"""The named workloads: which texts, how many tokens in and out, which requests only warm up.
+
+Prompts are sent as plain text, without a chat template, so that the prompt has the same number of tokens
+with every model. Each request of a workload has a text of its own: nothing that is measured is a prompt
+that the server, or the hot-expert cache, has just seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from hottune.errors import BadSettingError
+from hottune.workload.facts import Request, Workload
+from hottune.workload.texts import load_text, manifest
+
+OUTPUT_TOKENS = 300
+MIN_TOKENS = 16
+
+#: Tokens in, for each text. Every text is longer than that with every tokenizer we know of (see the tests).
+PROMPT_TOKENS: dict[str, dict[str, int]] = {
+    "chat": {"chat-bread": 128, "chat-garden": 160, "chat-ledger": 192, "chat-travel": 224},
+    "document": {"bridges": 2930, "lighthouses": 2930, "clocks": 2930},
+    "code": {"code-cpp": 1000, "code-python": 1000, "code-rust": 1000},
+}
+
+#: Kinds of the requests, in order; the first one warms up (a document does, in a mix: it has every batch
+#: size in it) and counts in no mean.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "chat": ("chat", "chat", "chat", "chat"),
+    "document": ("document", "document", "document"),
+    "code": ("code", "code", "code"),
+    "mixed": ("document", "chat", "document", "code"),
+}
+
+
+def names() -> list[str]:
+    """Return the names that `load_workload` knows."""
+    return list(RECIPES)
+
+
+def load_workload(name: str, *, scale: float = 1.0, seed: int = 0) -> Workload:
+    """Return a workload.
+
+    Args:
+        name: chat, document, code or mixed.
+        scale: shrinks prompt and output lengths (to no less than 16 tokens) for slow or hurried machines.
+        seed: which text comes first (so which one warms up); also the sampling seed of every request.
+
+    Raises:
+        BadSettingError: no such workload, or a scale outside ]0, 1].
+    """
+    if name not in RECIPES:
+        raise BadSettingError(f"There is no workload '{name}'.", next_step=f"Known: {', '.join(RECIPES)}.")
+    if not 0 < scale <= 1:
+        raise BadSettingError(
+            f"A workload cannot be scaled by {scale}.", "Texts are not repeated to make them longer."
+        )
+    requests: list[Request] = []
+    for kind in RECIPES[name]:
+        texts = list(PROMPT_TOKENS[kind])
+        n_before = sum(1 for request in requests if request.kind == kind)
+        text = texts[(seed + n_before) % len(texts)]
+        requests.append(
+            Request(
+                text=text,
+                kind=kind,
+                prompt_tokens=_scaled(PROMPT_TOKENS[kind][text], scale),
+                output_tokens=_scaled(OUTPUT_TOKENS, scale),
+            )
+        )
+    return make_workload(name, requests, seed=seed)
+
+
+def make_workload(name: str, requests: list[Request], *, warmup_requests: int = 1, seed: int = 0) -> Workload:
+    """Return a workload of any requests, with the hash over its texts and lengths.
+
+    Raises:
+        BadSettingError: not at least one request remains after the warm-up, or a text is unknown.
+        ChecksumError: a text is not the one that was shipped.
+    """
+    if not 0 <= warmup_requests < len(requests):
+        raise BadSettingError(
+            f"Workload '{name}' has {len(requests)} requests, {warmup_requests} to warm up."
+        )
+    content: list[object] = [name, warmup_requests, seed]
+    for request in requests:
+        load_text(request.text)  # checks the hash
+        content.append([manifest()[request.text].sha256, request.prompt_tokens, request.output_tokens])
+    return Workload(
+        name=name,
+        requests=tuple(requests),
+        warmup_requests=warmup_requests,
+        seed=seed,
+        sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+    )
+
+
+def context_needed(workload: Workload) -> int:
+    """Return the smallest context, in tokens, in which every request can end.
+
+    llama-server cuts an answer short when prompt and answer fill the context to its last token.
+    """
+    return max(request.prompt_tokens + request.output_tokens for request in workload.requests) + 1
+
+
+def _scaled(n_tokens: int, scale: float) -> int:
+    return min(n_tokens, max(MIN_TOKENS, round(n_tokens * scale)))

@@ -1,0 +1,72 @@
+import pytest
+import report_builder as build
+from rich.cells import cell_len
+
+from hottune.report import Format, render
+from hottune.report.terminal import TerminalRenderer
+
+
+def shown(report, width=100, color=False) -> str:
+    return render(report, Format.TERMINAL, width=width, color=color)
+
+
+def test_the_answer_comes_first():
+    lines = shown(build.report()).splitlines()
+    assert "Use this: hot" in lines[1]
+    assert "prefill slower −21% ±2%" in shown(build.report(), width=160)
+
+
+def test_the_virtual_gpu_is_told_before_anything_else():
+    assert shown(build.virtual_report()).startswith("Virtual GPU")
+    assert "Virtual GPU" not in shown(build.report())
+
+
+def test_every_arm_stands_with_its_outcome_and_failures_say_why():
+    text = shown(build.report())
+    assert "all-cpu, 3 runs" in text
+    assert "fit, not engaged" in text
+    assert "fit: not engaged. --fit placed nothing" in text
+
+
+def test_out_of_memory_arm_has_no_number_in_its_row():
+    text = shown(build.report(arms=[build.all_cpu(), build.out_of_memory_arm()], winner=None))
+    row = next(line for line in text.splitlines() if "layers, out of memory" in line)
+    assert not any(character.isdigit() for character in row)
+    assert "No recommendation" in text
+
+
+def test_prefill_loss_to_layer_offload_is_in_the_comparison():
+    row = next(line for line in shown(build.report(), 120).splitlines() if "hot / layers" in line)
+    assert row.split("  ")[1:] != []
+    assert "faster +10% ±4%" in row
+    assert "slower −21% ±2%" in row
+    assert "can't tell +3.4% ±4.6%" in row
+
+
+def test_proof_warnings_and_setup_are_shown():
+    text = shown(build.report(), width=140)
+    assert "48 layers × 22 experts (2 GiB), 51.0% hits, 1,200 uploads (3 GiB)" in text
+    assert "Run again with more replicates." in text
+    assert "Example GPU 24GB, 24 GiB" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_only_the_command_is_wider_than_the_terminal(width):
+    report = build.report()
+    wide = [line for line in shown(report, width).splitlines() if cell_len(line) > width]
+    assert wide == [report.winner.command]
+
+
+def test_width_stays_between_80_and_160():
+    assert TerminalRenderer(width=20, color=False).width == 80
+    assert TerminalRenderer(width=500, color=False).width == 160
+
+
+def test_colours_only_when_asked_and_no_color_wins(monkeypatch):
+    assert "\x1b[" in shown(build.report(), color=True)
+    assert "\x1b" not in shown(build.report(), color=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in render(build.report(), Format.TERMINAL, width=100)
+    monkeypatch.setenv("NO_COLOR", "")
+    assert "\x1b[" in render(build.report(), Format.TERMINAL, width=100)

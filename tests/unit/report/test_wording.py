@@ -1,0 +1,102 @@
+import pytest
+import report_builder as build
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hottune.report import wording
+
+
+def test_numbers_keep_about_three_digits():
+    assert [wording.number(value) for value in (4582.4, 547.2, 58.94, 1.434, None)] == [
+        "4,582",
+        "547",
+        "58.9",
+        "1.43",
+        "–",
+    ]
+
+
+def test_spread_needs_two_replicates():
+    assert wording.with_spread(58.9, [58.9]) == "58.9"
+    assert wording.with_spread(58.9, [57.9, 59.9]) == "58.9 ± 1.4"
+
+
+def test_change_shows_verdict_percent_and_the_longer_half_of_the_interval():
+    assert wording.change(build.change(1.31, 1.28, 1.35, "faster")) == "faster +31% ±4%"
+    assert wording.change(build.change(0.87, 0.85, 0.88, "slower")) == "slower −13% ±2%"
+    assert wording.change(build.change(1.004, 0.97, 1.04)) == "can't tell +0.4% ±3.6%"
+
+
+def test_change_without_interval_says_so_instead_of_inventing_one():
+    assert wording.change(build.change(1.2)) == "can't tell +20%, no interval"
+    assert wording.change(None) == "–"
+
+
+@given(ratio=st.floats(0.01, 100), verdict=st.sampled_from(["faster", "slower", "can't tell"]))
+def test_change_always_begins_with_its_verdict(ratio, verdict):
+    assert wording.change(build.change(ratio, ratio * 0.9, ratio * 1.1, verdict)).startswith(verdict)
+
+
+def test_infinite_bounds_become_no_interval():
+    change = build.change(1.1, 0.0, float("inf"))
+    assert change.high is None
+    assert "no interval" in wording.change(change)
+
+
+def test_a_failed_arm_shows_no_number_even_when_one_is_set():
+    arm = build.out_of_memory_arm().model_copy(update={"decode_tok_s": 99.0, "vram_peak_mib": 1.0})
+    assert wording.speed(arm, "decode_tok_s") == "–"
+    assert wording.vram(arm) == "–"
+    assert wording.outcome(arm) == "out of memory"
+
+
+def test_a_run_that_failed_beside_good_ones_is_told():
+    crash = build.Crashed(exit_code=-11, detail="segmentation fault")
+    hot = build.hot()
+    arm = hot.model_copy(update={"replicates": [*hot.replicates, *build.replicates(crash)]})
+    assert wording.outcome(arm) == "3 of 4 runs"
+    assert wording.failures(build.report(arms=[arm])) == ["hot: 1 of 4 runs ended as crashed"]
+
+
+def test_vram_of_the_whole_device_is_marked():
+    assert wording.vram(build.all_cpu("device-change")) == "~5,040"
+    assert wording.vram(build.all_cpu("process")) == "5,040"
+
+
+def test_hot_is_compared_with_every_baseline_the_best_first():
+    rows = [(row.arm, row.base) for row in wording.comparisons(build.report())]
+    assert rows == [("all-cpu", "layers"), ("hot", "layers"), ("hot", "all-cpu")]
+
+
+def test_search_is_summed_up_by_outcome():
+    text = wording.search_summary(build.report())
+    assert text == "6 placements tried: 3 measured, 1 out of memory, 1 rejected, 1 crashed"
+
+
+def test_remeasured_shows_how_the_search_flattered():
+    lines = wording.remeasured(build.report())
+    assert "hot: decode tok/s, search 66.5 → re-measured 61.0 (−8.3%)" in lines[-1]
+
+
+def test_without_winner_the_answer_recommends_nothing():
+    found = wording.answer(build.report(winner=None))
+    assert found.what == "No recommendation"
+
+
+def test_a_baseline_as_winner_is_not_compared_with_itself():
+    winner = build.Winner(arm="layers", reason="Nothing beat it.", command="llama-server")
+    found = wording.answer(build.report(winner=winner))
+    assert found.what.startswith("Use this: layers")
+    assert found.against == ""
+
+
+def test_the_reason_does_not_repeat_the_arm():
+    winner = build.Winner(arm="hot", reason="hot: 1.12x as fast as layers", command="llama-server")
+    assert wording.answer(build.report(winner=winner)).why == "1.12x as fast as layers."
+
+
+@pytest.mark.parametrize(
+    ("report", "virtual"), [(build.report(), False), (build.virtual_report(), True)], ids=["real", "virtual"]
+)
+def test_virtual_gpu_is_recognised(report, virtual):
+    assert wording.is_virtual(report) is virtual
