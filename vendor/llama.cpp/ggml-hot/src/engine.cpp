@@ -156,6 +156,31 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
     }
 }
 
+// The graph on the GPU has a fixed shape, so a missed position must name some resident expert; its row is overwritten
+// later. Each names another one where there are enough: some kernels treat the rows of one expert together and then
+// round differently, and what the others compute must not depend on what was missed.
+static void fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slots) {
+    const int n_slots = (int) slots.expert_of.size();
+    std::vector<bool> taken(n_slots, false);
+    int last = 0;
+    for (int32_t slot : slot_ids) {
+        if (slot >= 0) {
+            taken[slot] = true;
+            last = slot;
+        }
+    }
+    int next = 0;
+    for (int32_t & slot : slot_ids) {
+        if (slot >= 0) {
+            continue;
+        }
+        while (next < n_slots && (taken[next] || slots.expert_of[next] < 0)) {
+            next++;
+        }
+        slot = next < n_slots ? next++ : last;
+    }
+}
+
 void engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
     const double t0 = now_us();
     cached_layer & layer = cache_.find(block, stats_);
@@ -165,14 +190,14 @@ void engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
     std::vector<int>     cold_positions;
     std::vector<int32_t> cold_experts;
     slot_ids_.assign(n_rows, -1);
-    int hot_slot = 0;
-    if (layer.allocated()) {
+    hot_graph * hot = cache_.graph_for(layer, block, anchor_.get());
+    if (hot) {
         cache_.publish(layer);
     }
     for (int p = 0; p < n_rows; p++) {
-        const int slot = layer.allocated() ? layer.slots->slot_of[in.ids[p]] : -1;
+        const int slot = hot ? layer.slots->slot_of[in.ids[p]] : -1;
         if (slot >= 0) {
-            slot_ids_[p] = hot_slot = slot;
+            slot_ids_[p] = slot;
         } else {
             cold_positions.push_back(p);
             cold_experts.push_back(in.ids[p]);
@@ -180,11 +205,9 @@ void engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
     }
     const int n_cold = (int) cold_positions.size();
     if (n_cold < n_rows) {
-        // the graph has a fixed shape: missed positions name any resident slot, and their rows are overwritten below
-        std::replace(slot_ids_.begin(), slot_ids_.end(), -1, hot_slot);
-        hot_graph & hot = cache_.graph_for(layer, block, anchor_.get());
-        ggml_backend_tensor_set_async(gpu_.get(), hot.ids, slot_ids_.data(), 0, slot_ids_.size() * sizeof(int32_t));
-        ggml_backend_graph_compute_async(gpu_.get(), hot.graph);
+        fill_missed_positions(slot_ids_, *layer.slots);
+        ggml_backend_tensor_set_async(gpu_.get(), hot->ids, slot_ids_.data(), 0, slot_ids_.size() * sizeof(int32_t));
+        ggml_backend_graph_compute_async(gpu_.get(), hot->graph);
     }
     const double t1 = now_us();
     float * rows = (float *) staging_data_;
@@ -202,7 +225,7 @@ void engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
     const double t3 = now_us();
 
     layer_stats & counts = stats_.layers[layer.index];
-    if (layer.allocated()) {
+    if (hot) {
         for (int64_t t = 0; t < block.n_tokens; t++) {
             layer.chooser->count(in.ids + t * block.n_used, (int) block.n_used);
         }
@@ -210,9 +233,9 @@ void engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
         std::sort(missed.begin(), missed.end());
         missed.erase(std::unique(missed.begin(), missed.end()), missed.end());
         cache_.start_uploads(layer, layer.chooser->plan(*layer.slots, missed), stats_);
-        counts.hits += (uint64_t) (n_rows - n_cold);
-        counts.misses += (uint64_t) n_cold;
     }
+    counts.hits += (uint64_t) (n_rows - n_cold);
+    counts.misses += (uint64_t) n_cold;
     stats_.tokens += layer.index == 0 ? (uint64_t) block.n_tokens : 0;
     stats_.blocks++;
     stats_.time_us.submit += t1 - t0;

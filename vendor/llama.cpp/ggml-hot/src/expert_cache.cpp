@@ -126,7 +126,10 @@ void expert_cache::allocate(stats & counters) {
                   ggml_backend_dev_name(device));
 }
 
-hot_graph & expert_cache::graph_for(cached_layer & layer, const moe_block & block, ggml_backend_buffer_t alias_buffer) {
+hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & block, ggml_backend_buffer_t alias_buffer) {
+    if (!layer.allocated()) {
+        return nullptr;
+    }
     hot_graph & g = layer.graphs[{block.n_used, block.n_tokens}];
     const auto bind = [&] {
         g.x->data   = block.x->data;
@@ -134,7 +137,7 @@ hot_graph & expert_cache::graph_for(cached_layer & layer, const moe_block & bloc
     };
     if (g.graph) {
         bind();
-        return g;
+        return &g;
     }
     const size_t n = block.chain.size() + 2;
     g.ctx = make_context(n);
@@ -149,9 +152,9 @@ hot_graph & expert_cache::graph_for(cached_layer & layer, const moe_block & bloc
     g.memory.reset(ggml_backend_alloc_ctx_tensors(ctx, gpu_));
     if (!g.memory) {
         layer.graphs.erase({block.n_used, block.n_tokens});
-        GGML_ABORT("ggml_hot: no VRAM left for the intermediate results of one layer");
+        return nullptr;
     }
-    return g;
+    return &g;
 }
 
 void expert_cache::publish(cached_layer & layer) {

@@ -51,8 +51,9 @@ public:
     // a known layer comes round again, so that VRAM is shared evenly.
     cached_layer & find(const moe_block & block, stats & counters);
 
-    // The layer's graph for this block's shape, its input and output bound to the block's.
-    hot_graph & graph_for(cached_layer & layer, const moe_block & block, ggml_backend_buffer_t alias_buffer);
+    // The layer's graph for this block's shape, its input and output bound to the block's. Null when the layer has no
+    // slots, or VRAM for the intermediate results ran out.
+    hot_graph * graph_for(cached_layer & layer, const moe_block & block, ggml_backend_buffer_t alias_buffer);
 
     // Makes finished uploads readable: the GPU waits for them, the host does not.
     void publish(cached_layer & layer);

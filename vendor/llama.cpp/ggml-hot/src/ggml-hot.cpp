@@ -50,6 +50,9 @@ void save_stats(hot::engine * engine) {
 }
 
 ggml_backend_dev_t cache_device() {
+    if (config().vgpu > 0) {
+        return ggml_backend_dev_by_name("VGPU0");  // asked for by name, so it comes before a real one
+    }
     for (const auto type : {GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU}) {
         if (ggml_backend_dev_t gpu = ggml_backend_dev_by_type(type)) {
             return gpu;

@@ -34,8 +34,9 @@ settings settings::from_environment() {
     s.interval    = (int) read_number("GGML_HOT_INTERVAL", s.interval, 1, 1000000);
     s.hysteresis  = (int) read_number("GGML_HOT_HYSTERESIS", s.hysteresis, 0, 1000000);
     s.bypass      = (int) read_number("GGML_HOT_BYPASS", s.bypass, 1, 64);
-    s.headroom    = (size_t) read_number("GGML_HOT_HEADROOM_MIB", 0, 0, 1 << 20) * mib;
     s.vgpu        = (size_t) read_number("GGML_HOT_VGPU_MIB", 0, 0, 1 << 20) * mib;
+    // a real GPU's back-end takes more memory at the first large batch; the virtual one never does
+    s.headroom    = (size_t) read_number("GGML_HOT_HEADROOM_MIB", s.vgpu ? 0 : 256, 0, 1 << 20) * mib;
     s.stats_path  = read_text("GGML_HOT_STATS");
     s.socket_path = read_text("GGML_HOT_SOCKET");
     return s;

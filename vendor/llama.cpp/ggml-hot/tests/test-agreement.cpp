@@ -1,5 +1,5 @@
 // The device against the plain CPU path on random MoE layers, through the real scheduler and the real plug-in.
-// Usage: test-agreement <libggml-hot> <folder of ggml's libraries> cpu|vgpu
+// Usage: test-agreement <libggml-hot> <folder of ggml's libraries> cpu|vgpu|gpu
 #include "check.h"
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
@@ -31,7 +31,7 @@ struct layer_case {
     bool      whole_block  = true;   // expected: goes through the cache, not node by node
 };
 
-static constexpr int n_embd = 256, n_ff = 512, n_expert = 16, n_layers = 2, n_steps = 24;
+static constexpr int n_embd = 256, n_ff = 512, n_expert = 32, n_layers = 2, n_steps = 40;
 static std::mt19937 rng(42);
 
 static std::vector<float> random_floats(size_t n, float scale) {
@@ -54,7 +54,7 @@ struct layer_weights {
 
 // The graph that llama.cpp builds for the experts of a layer (llama-graph.cpp, build_moe_ffn).
 static ggml_tensor * build_layer(ggml_context * ctx, ggml_cgraph * graph, const layer_case & c, const layer_weights & w, ggml_tensor * x, ggml_tensor * noise) {
-    const int64_t n_tokens = x->ne[1], n_used = c.one_expert ? 1 : 4;
+    const int64_t n_tokens = x->ne[1], n_used = c.one_expert ? 1 : 8;
     ggml_tensor * probs = ggml_soft_max(ctx, ggml_add(ctx, ggml_mul_mat(ctx, w.router, x), noise));
     ggml_tensor * ids = ggml_argsort_top_k(ctx, probs, (int) n_used);
     ggml_tensor * weights = ggml_get_rows(ctx, ggml_reshape_3d(ctx, probs, 1, n_expert, n_tokens), ids);
@@ -97,7 +97,7 @@ struct devices {
 };
 
 // One model of n_layers on the device, and the same tensors' bytes once more for the plain CPU run.
-static void run_case(const devices & dev, const layer_case & c) {
+static void run_case(const devices & dev, const layer_case & c, double tolerance) {
     ggml_backend_ptr cpu(ggml_backend_dev_init(dev.cpu, nullptr)), plain(ggml_backend_dev_init(dev.cpu, nullptr));
     ggml_backend_ptr hot(ggml_backend_dev_init(dev.hot, nullptr));
     ggml_backend_ptr gpu(dev.gpu ? ggml_backend_dev_init(dev.gpu, nullptr) : nullptr);
@@ -144,8 +144,7 @@ static void run_case(const devices & dev, const layer_case & c) {
         ggml_build_forward_expand(graph, cur);
 
         std::vector<ggml_backend_t> backends;
-        if (with_device && gpu) backends.push_back(gpu.get());
-        if (!with_device && gpu) backends.push_back(gpu.get());
+        if (gpu) backends.push_back(gpu.get());
         if (with_device) backends.push_back(hot.get());
         backends.push_back(with_device ? cpu.get() : plain.get());
         ggml_backend_sched_ptr sched(ggml_backend_sched_new(backends.data(), nullptr, (int) backends.size(), 512, false, false));
@@ -172,7 +171,7 @@ static void run_case(const devices & dev, const layer_case & c) {
         }
         worst = std::max(worst, power > 0 ? error / power : 1.0);
     }
-    CHECK(worst < 1e-9, "%s: NMSE %g", c.name, worst);
+    CHECK(worst < tolerance, "%s: NMSE %g", c.name, worst);
 
     hot.reset();  // the last context: writes the statistics
     std::ifstream file(std::getenv("GGML_HOT_STATS"));
@@ -194,24 +193,36 @@ static void run_case(const devices & dev, const layer_case & c) {
 
 int main(int argc, char ** argv) {
     if (argc != 4) {
-        fprintf(stderr, "usage: %s <libggml-hot> <folder of ggml's libraries> cpu|vgpu\n", argv[0]);
+        fprintf(stderr, "usage: %s <libggml-hot> <folder of ggml's libraries> cpu|vgpu|gpu\n", argv[0]);
         return 2;
     }
-    const bool virtual_gpu = std::string(argv[3]) == "vgpu";
+    const std::string mode = argv[3];
+    const bool virtual_gpu = mode == "vgpu";
     char stats[] = "/tmp/hot-agreement-XXXXXX";
     close(mkstemp(stats));
     setenv("GGML_HOT_STATS", stats, 1);
-    setenv("GGML_HOT_K", "6", 1);
+    setenv("GGML_HOT_K", "9", 1);
     setenv("GGML_HOT_INTERVAL", "3", 1);
     setenv("GGML_HOT_BYPASS", "4", 1);
     if (virtual_gpu) setenv("GGML_HOT_VGPU_MIB", "256", 1);
     setenv("GGML_BACKEND_PATH", argv[1], 1);
     ggml_backend_load_all_from_path(argv[2]);
 
-    const devices dev = {virtual_gpu ? ggml_backend_dev_by_name("VGPU0") : nullptr, ggml_backend_dev_by_name("HOT"),
+    ggml_backend_dev_t gpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU);
+    if (mode == "cpu" && gpu) {
+        printf("a GPU is there: the device takes it for its cache, so the CPU cannot be tried here\n");
+        return 77;  // ctest: skipped
+    }
+    if (mode == "gpu" && !gpu) {
+        printf("no GPU here\n");
+        return 77;
+    }
+    const devices dev = {virtual_gpu ? ggml_backend_dev_by_name("VGPU0") : gpu, ggml_backend_dev_by_name("HOT"),
                          ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)};
-    CHECK(dev.hot && dev.cpu && (dev.gpu || !virtual_gpu), "the plug-in must register its devices");
+    CHECK(dev.hot && dev.cpu && (dev.gpu || mode == "cpu"), "the plug-in must register its devices");
     if (failures) return verdict("agreement");
+    // the same kernels on the same rows give the same bits; a GPU's own kernels agree as far as ggml's own tests ask
+    const double tolerance = mode == "gpu" ? 5e-4 : 1e-12;
 
     const layer_case cases[] = {
         {"separate silu q4_K", GGML_TYPE_Q4_K},
@@ -227,9 +238,9 @@ int main(int argc, char ** argv) {
         {"4 tokens merged q8_0", GGML_TYPE_Q8_0, ffn::silu, true, false, false, false, 4},
         {"3 tokens, biases q8_0", GGML_TYPE_Q8_0, ffn::gelu, false, true, false, false, 3},
     };
-    for (const layer_case & c : cases) run_case(dev, c);
-    if (virtual_gpu) {
-        run_case(dev, {"half a block in VRAM", GGML_TYPE_Q4_K, ffn::silu, false, false, true, false, 1, false});
+    for (const layer_case & c : cases) run_case(dev, c, tolerance);
+    if (dev.gpu) {
+        run_case(dev, {"half a block in VRAM", GGML_TYPE_Q4_K, ffn::silu, false, false, true, false, 1, false}, tolerance);
     }
     remove(stats);
     return verdict("agreement");
