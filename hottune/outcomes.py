@@ -81,7 +81,10 @@ class Measurement(_Frozen):
 
     kind: Literal["measurement"] = "measurement"
     prefill_tok_s: float = Field(description="sum of prompt tokens / sum of prefill time, warm requests")
-    decode_tok_s: float = Field(description="sum of output tokens / sum of decode time, warm requests")
+    decode_tok_s: float = Field(
+        description="sum of decode steps / sum of decode time, warm requests; steps are output tokens - 1, "
+        "because the first token comes out of the prompt's last batch"
+    )
     ttft_ms: float = Field(description="median time to first token, warm requests")
     turn_s: float = Field(description="mean wall-clock of a warm request: what the user waits")
     token_ms_p50: float

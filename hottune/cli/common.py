@@ -25,6 +25,7 @@ from hottune.units import format_bytes, format_seconds
 EXIT_INTERRUPTED = 130
 PLAIN_SECONDS = 5.0
 PLAIN_SHARE = 0.05
+PLAIN_PAUSE_S = 2.0
 
 
 @lru_cache(maxsize=1)
@@ -85,16 +86,17 @@ def handled(json_output: bool = False) -> Iterator[None]:
     try:
         yield
     except HottuneError as error:
-        _show_error(error)
+        show_error(error)
         if json_output:
-            emit_json({"error": _error_facts(error)})
+            emit_json({"error": error_facts(error)})
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
         console().print("Interrupted.", style="yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _error_facts(error: HottuneError) -> dict[str, object]:
+def error_facts(error: HottuneError) -> dict[str, object]:
+    """Return an error as plain data, for `--json`."""
     return {
         "type": type(error).__name__,
         "exit_code": error.exit_code,
@@ -104,7 +106,8 @@ def _error_facts(error: HottuneError) -> dict[str, object]:
     }
 
 
-def _show_error(error: HottuneError) -> None:
+def show_error(error: HottuneError) -> None:
+    """Print what happened, why, and what to do next."""
     out = console()
     out.print(Text.assemble(("Error: ", "bold red"), error.what), soft_wrap=True)
     if error.why:
@@ -121,7 +124,7 @@ def make_progress(quiet: bool = False) -> progress_protocol.Progress:
 class RichProgress:
     """`hottune.progress.Progress` on the console: a bar with an ETA on a terminal, plain lines elsewhere.
 
-    Plain lines come at most every 5 s, or when 5 % more are done and a second has passed.
+    Plain lines come every 5 s, or after 2 s when 5 % more are done; never right after another line.
     """
 
     def __init__(self, out: Console | None = None) -> None:
@@ -169,7 +172,7 @@ class RichProgress:
         now = time.monotonic()
         share = done / self._total if self._total else 0.0
         waited = now - self._said_at
-        if waited < 1 or (waited < PLAIN_SECONDS and share - self._said_share < PLAIN_SHARE):
+        if waited < PLAIN_PAUSE_S or (waited < PLAIN_SECONDS and share - self._said_share < PLAIN_SHARE):
             return
         self._said_at, self._said_share = now, share
         eta = f", ETA {format_seconds((now - self._started) * (1 - share) / share)}" if 0 < share < 1 else ""
@@ -188,6 +191,7 @@ class RichProgress:
 
     def say(self, line: str) -> None:
         """Show one line that stays, above a running bar."""
+        self._said_at = time.monotonic()
         self._out.print(Text(line), soft_wrap=True)
 
     def close(self) -> None:

@@ -90,7 +90,15 @@ def _pip_download(pin: Pin, folder: Path, log: Path, progress: Progress) -> Path
     """
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
-    argv = [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", "--disable-pip-version-check"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--require-hashes",
+        "--no-deps",
+        "--disable-pip-version-check",
+    ]
     argv += ["--no-input", "--progress-bar", _progress_style()]
     argv += ["--no-binary", pin.package, "--dest", str(folder), "--requirement", str(requirement)]
     said: deque[str] = deque(maxlen=40)

@@ -13,18 +13,15 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hottune.engine import fitlog
 from hottune.outcomes import Crashed, Engagement, FitPlacement, OutOfMemory
 
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output) buffer size =\s+(\d+(?:\.\d+)?) MiB", re.ASCII)
-_DEVICE = re.compile(r"using device (\S+) \((.*)\) - (\d+) MiB free")
+_DEVICE = re.compile(r"using device (\S+) \((.*)\) \([^()]*\) - \d+ MiB free")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _LOAD_MODE = re.compile(r"load_mode = ([\w+]+)")
 _FIT = re.compile(r"\bcommon_(?:params_fit_impl|fit_params): (.*)")
-_FIT_DEVICE = re.compile(
-    r"- (\S+) \(.*\)\s*:\s+(\d+) layers \(\s*(\d+) overflowing\),\s+(\d+) MiB used,\s+(-?\d+) MiB free"
-)
-_FIT_PROJECTED = re.compile(r"projected to use (\d+) MiB of device memory")
-_FIT_FAILED = re.compile(r"failed to fit params|encountered an error while trying to fit")
+_RESERVING = "sched_reserve: reserving"
 _HOT_READY = re.compile(r"ggml_hot: device ready\b")
 _NOT_LOADED = re.compile(r"load_backend: failed to (?:load|initialize|find) .*")
 _PREFIX = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
@@ -39,8 +36,10 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 _ERROR = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} E |GGML_ASSERT|\berror\b|terminate called", re.IGNORECASE)
-#: Errors that only repeat that something failed before.
-_ECHO = re.compile(r"exiting due to|failed to load model|failed to create context|failed to create_context")
+#: Errors that only repeat or detail (indented) what an earlier line said.
+_ECHO = re.compile(
+    r"exiting due to|failed to load model|failed to create.context|^\s|\.cuh?:\d+: (?:CUDA|ROCm) error"
+)
 
 Stage = Literal["load", "first_batch", "later"]
 
@@ -56,7 +55,6 @@ class LoadLog:
     offloaded: tuple[int, int] | None = None  #: layers on the GPU, of how many (output layer counted)
     load_mode: str = ""
     fit_lines: list[str] = field(default_factory=list)
-    fit_failed: bool = False
     hot_lines: list[str] = field(default_factory=list)  #: everything our device said
     hot_ready: bool = False
     not_loaded: list[str] = field(default_factory=list)  #: back-end libraries that could not be loaded
@@ -92,28 +90,13 @@ class LoadLog:
         )
 
     def fit(self) -> FitPlacement | None:
-        """Return what fit decided, or None when it did not run or failed."""
-        if not self.fit_lines or self.fit_failed:
-            return None
-        projected: float | None = None
-        overrides: list[str] = []
-        for line in self.fit_lines:  # later lines correct earlier ones
-            if found := _FIT_PROJECTED.search(line):
-                projected = float(found[1])
-            if found := _FIT_DEVICE.search(line):
-                projected = float(found[4])
-                name, layers, overflowing = found[1], int(found[2]), int(found[3])
-                overrides = [
-                    f"{name}: {layers} layers, experts of {overflowing} of them wholly or partly in RAM"
-                ]
-        layers_on_gpu, layers_total = self.offloaded or (None, None)
-        return FitPlacement(
-            n_gpu_layers=layers_on_gpu,
-            layers_total=layers_total,
-            overrides=overrides,
-            projected_mib=projected,
-            lines=self.fit_lines,
-        )
+        """Return what fit decided, or None when it did not run or gave up."""
+        return fitlog.fit_placement(self.fit_lines, self.offloaded)
+
+    @property
+    def fit_failure(self) -> str | None:
+        """Why fit gave up and changed nothing; None when it did not."""
+        return fitlog.failure(self.fit_lines)
 
     def _on_gpu(self, sizes: dict[str, float]) -> float:
         return sum(size for name, size in sizes.items() if name in self.devices)
@@ -130,14 +113,15 @@ def parse(text: str) -> LoadLog:
             elif kind in ("KV", "RS"):
                 log.kv_mib[name] = log.kv_mib.get(name, 0.0) + size  # one line for each kind of cache
             elif kind == "compute":
-                log.compute_mib[name] = size  # a later reservation replaces an earlier one
+                log.compute_mib[name] = log.compute_mib.get(name, 0.0) + size  # our device has a share
+        elif _RESERVING in line:
+            log.compute_mib.clear()  # a later reservation replaces an earlier one
         elif found := _DEVICE.search(line):
             log.devices[found[1]] = found[2]
         elif found := _OFFLOADED.search(line):
             log.offloaded = (int(found[1]), int(found[2]))
         elif found := _FIT.search(line):
             log.fit_lines.append(found[1].strip())
-            log.fit_failed = log.fit_failed or bool(_FIT_FAILED.search(line))
         elif "ggml_hot:" in line:
             log.hot_lines.append(line[line.index("ggml_hot:") :].strip())
             log.hot_ready = log.hot_ready or bool(_HOT_READY.search(line))
@@ -151,7 +135,6 @@ def parse(text: str) -> LoadLog:
 def activity(text: str) -> str:
     """Return in a few words what a loading server is doing, for a progress line."""
     for mark, words in (
-        ("server is listening on", "ready"),
         ("model loaded", "ready"),
         ("warming up the model", "warming up"),
         ("constructing llama_context", "allocating KV cache and buffers"),
@@ -196,10 +179,10 @@ def diagnose(text: str, stage: Stage, exit_code: int | None) -> OutOfMemory | Cr
 
 
 def _last_error(lines: list[str], exit_code: int | None) -> str:
-    errors = [_PREFIX.sub("", line).strip() for line in lines if _ERROR.search(line)]
+    errors = [_PREFIX.sub("", line) for line in lines if _ERROR.search(line)]
     telling = [error for error in errors if not _ECHO.search(error)] or errors
     if telling:
-        return telling[-1]
+        return telling[-1].strip()
     if exit_code is None:
         return "the server gave a wrong answer; its log shows no error"
     how = f"signal {-exit_code}" if exit_code < 0 else f"exit status {exit_code}"

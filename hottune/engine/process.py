@@ -28,7 +28,9 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 #: Resolved once, before any fork: between fork and exec only plain calls are safe.
-_PRCTL = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+if _PRCTL is not None:
+    _PRCTL.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 class ChildProcess:
@@ -125,10 +127,10 @@ def _tie_to_parent(parent: int) -> Callable[[], None] | None:
     """Return what the child runs between fork and exec: ask to be killed when `parent` dies."""
     if _PRCTL is None:
         return None  # not Linux: a kill -9 of hottune leaves the server to its user
-    prctl = _PRCTL
+    prctl, sigkill = _PRCTL, int(signal.SIGKILL)
 
     def tie() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_PDEATHSIG, sigkill, 0, 0, 0)
         if os.getppid() != parent:  # it died before the call above took effect
             os._exit(1)
 

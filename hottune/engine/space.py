@@ -36,5 +36,7 @@ def full_disk_as_error(folder: Path, purpose: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(f"The disk of {folder} filled up during {purpose}.", next_step=_NEXT) from error
+            raise NoSpaceError(
+                f"The disk of {folder} filled up during {purpose}.", next_step=_NEXT
+            ) from error
         raise

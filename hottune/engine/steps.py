@@ -24,7 +24,7 @@ _STOP_S = 8.0
 
 
 def run_step(
-    argv: Sequence[str | Path],
+    argv: Sequence[object],
     *,
     log: Path,
     env: Mapping[str, str] | None = None,
@@ -37,7 +37,7 @@ def run_step(
     failing callback) ends the child and all its descendants first.
 
     Args:
-        argv: command; the first element is a path or a name on PATH.
+        argv: command, each word a string or a path; the first is a path or a name on PATH.
         log: file that receives the command line and everything it prints.
         env: variables added to this process's own.
         cwd: folder to run in.
@@ -113,7 +113,9 @@ def error_lines(log_text: str) -> list[str]:
     if not hits:
         return lines[-_SHOWN_LINES:]
     # CMake puts the reason on the lines after "CMake Error at ...", compilers on the line itself.
-    near = sorted({number + i for number in hits for i in (range(4) if "CMake Error" in lines[number] else (0,))})
+    near = sorted(
+        {number + i for number in hits for i in (range(4) if "CMake Error" in lines[number] else (0,))}
+    )
     return [lines[number] for number in near if number < len(lines)][-_SHOWN_LINES:]
 
 

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,30 +17,28 @@ import psutil
 
 from hottune.engine.facts import Backend
 from hottune.errors import BackendUnavailableError, NoCompilerError
+from hottune.machine.cpu import instruction_sets
+from hottune.machine.probe import probe_gpus
 
 _CXX_NAMES = ("c++", "g++", "clang++")
 _C_NAMES = ("cc", "gcc", "clang")
 
-#: ggml's CMake option -> (CPU flags of Linux that it stands for, compiler flags that it turns on).
-#: From ggml/src/ggml-cpu/CMakeLists.txt; GGML_AVX512 means the five subsets that every server CPU has.
-X86_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "GGML_SSE42": (("sse4_2",), ("-msse4.2",)),
-    "GGML_AVX": (("avx",), ("-mavx",)),
-    "GGML_F16C": (("f16c",), ("-mf16c",)),
-    "GGML_FMA": (("fma",), ("-mfma",)),
-    "GGML_BMI2": (("bmi2",), ("-mbmi2",)),
-    "GGML_AVX2": (("avx2",), ("-mavx2",)),
-    "GGML_AVX_VNNI": (("avx_vnni",), ("-mavxvnni",)),
-    "GGML_AVX512": (
-        ("avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw"),
-        ("-mavx512f", "-mavx512cd", "-mavx512vl", "-mavx512dq", "-mavx512bw"),
-    ),
-    "GGML_AVX512_VBMI": (("avx512vbmi",), ("-mavx512vbmi",)),
-    "GGML_AVX512_VNNI": (("avx512_vnni",), ("-mavx512vnni",)),
-    "GGML_AVX512_BF16": (("avx512_bf16",), ("-mavx512bf16",)),
-    "GGML_AMX_TILE": (("amx_tile",), ("-mamx-tile",)),
-    "GGML_AMX_INT8": (("amx_int8",), ("-mamx-int8",)),
-    "GGML_AMX_BF16": (("amx_bf16",), ("-mamx-bf16",)),
+#: ggml's CMake option -> the compiler flags that it turns on (ggml/src/ggml-cpu/CMakeLists.txt).
+_X86_FLAGS: dict[str, tuple[str, ...]] = {
+    "GGML_SSE42": ("-msse4.2",),
+    "GGML_AVX": ("-mavx",),
+    "GGML_F16C": ("-mf16c",),
+    "GGML_FMA": ("-mfma",),
+    "GGML_BMI2": ("-mbmi2",),
+    "GGML_AVX2": ("-mavx2",),
+    "GGML_AVX_VNNI": ("-mavxvnni",),
+    "GGML_AVX512": ("-mavx512f", "-mavx512cd", "-mavx512vl", "-mavx512dq", "-mavx512bw"),
+    "GGML_AVX512_VBMI": ("-mavx512vbmi",),
+    "GGML_AVX512_VNNI": ("-mavx512vnni",),
+    "GGML_AVX512_BF16": ("-mavx512bf16",),
+    "GGML_AMX_TILE": ("-mamx-tile",),
+    "GGML_AMX_INT8": ("-mamx-int8",),
+    "GGML_AMX_BF16": ("-mamx-bf16",),
 }
 _NEEDS_AVX512 = ("GGML_AVX512_VBMI", "GGML_AVX512_VNNI", "GGML_AVX512_BF16")
 
@@ -68,10 +66,10 @@ def find_compiler(environ: Mapping[str, str] | None = None) -> Compiler:
     path = environ.get("PATH", os.defpath)
     cxx = _chosen("CXX", _CXX_NAMES, environ, path)
     cc = _chosen("CC", _C_NAMES, environ, path)
-    version = _first_line([*shlex.split(cxx), "--version"], environ)
-    if version is None:
+    said = _lines([*shlex.split(cxx), "--version"], environ)
+    if not said:
         raise NoCompilerError(f"The C++ compiler '{cxx}' does not run.", next_step=_install_hint())
-    return Compiler(cxx=cxx, cc=cc, version=version)
+    return Compiler(cxx=cxx, cc=cc, version=said[0])
 
 
 def _chosen(variable: str, names: Iterable[str], environ: Mapping[str, str], path: str) -> str:
@@ -126,9 +124,10 @@ def find_tool(name: str) -> Path:
     return Path(found)
 
 
-def tool_version(tool: Path) -> str:
-    """Return the first line of `<tool> --version`, or "does not run"."""
-    return _first_line([str(tool), "--version"], os.environ) or "does not run"
+def tool_version(tool: Path, word: str = "version") -> str:
+    """Return the line of `<tool> --version` that has `word`, else its first line, or "does not run"."""
+    lines = _lines([str(tool), "--version"], os.environ)
+    return next((line for line in lines if word in line), lines[0] if lines else "does not run")
 
 
 def find_gpu_compiler(backend: Backend) -> Path | None:
@@ -136,7 +135,10 @@ def find_gpu_compiler(backend: Backend) -> Path | None:
     places: dict[Backend, tuple[str, list[str]]] = {
         Backend.CUDA: (
             "nvcc",
-            [os.environ.get("CUDACXX", ""), *_under("CUDA_HOME", "CUDA_PATH", "/usr/local/cuda", tool="bin/nvcc")],
+            [
+                os.environ.get("CUDACXX", ""),
+                *_under("CUDA_HOME", "CUDA_PATH", "/usr/local/cuda", tool="bin/nvcc"),
+            ],
         ),
         Backend.HIP: ("hipcc", _under("ROCM_PATH", "/opt/rocm", tool="bin/hipcc")),
         Backend.VULKAN: ("glslc", _under("VULKAN_SDK", tool="bin/glslc")),
@@ -144,7 +146,9 @@ def find_gpu_compiler(backend: Backend) -> Path | None:
     if backend not in places:
         return None
     name, others = places[backend]
-    found = shutil.which(name) or next((hit for other in others if other and (hit := shutil.which(other))), None)
+    found = shutil.which(name) or next(
+        (hit for other in others if other and (hit := shutil.which(other))), None
+    )
     return Path(found) if found else None
 
 
@@ -156,11 +160,11 @@ def _under(*roots: str, tool: str) -> list[str]:
 def gpu_present(backend: Backend) -> bool:
     """Tell whether the machine has a GPU that the back-end could drive, from what the system shows."""
     if backend is Backend.CUDA:
-        return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))
+        return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
     if backend is Backend.HIP:
         return Path("/dev/kfd").exists()
     if backend is Backend.VULKAN:
-        return any(Path("/dev/dri").glob("renderD*")) if Path("/dev/dri").is_dir() else False
+        return any(Path("/dev/dri").glob("renderD*"))
     return backend is Backend.METAL and sys.platform == "darwin"
 
 
@@ -206,81 +210,55 @@ def _found_backend() -> tuple[Backend, str]:
 
 def cuda_capabilities() -> tuple[str, ...]:
     """Return the distinct compute capabilities of the NVIDIA GPUs here ("9.0"), or nothing."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no driver, no library, no permission: all the same here
-        return ()
-    try:
-        found = set()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(index))
-            found.add(f"{major}.{minor}")
-        return tuple(sorted(found))
-    except pynvml.NVMLError:
-        return ()
-    finally:
-        pynvml.nvmlShutdown()
+    gpus, _ = probe_gpus()
+    return tuple(sorted({gpu.compute_capability for gpu in gpus if gpu.compute_capability}))
 
 
-def cpu_flags(cpuinfo: str) -> frozenset[str]:
-    """Return the flags of the first processor in the text of /proc/cpuinfo."""
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
+def instruction_options(cpu: Mapping[str, bool], knows: Callable[[list[str]], bool]) -> tuple[str, ...]:
+    """Return ggml's instruction-set options, every one of them spelled out ON or OFF.
 
+    Without this a build for GGML_BACKEND_DL stops at the compiler's baseline, and the all-CPU experts that
+    everything is compared with would be slower than they have to be.
 
-def instruction_options(flags: frozenset[str]) -> dict[str, bool]:
-    """Map x86 CPU flags to ggml's CMake options, every one of them spelled out ON or OFF.
-
-    Without this a build for GGML_BACKEND_DL stops at the compiler's baseline, and the all-CPU baseline that
-    everything is compared with would be slower than it has to be.
+    Args:
+        cpu: option -> whether the processor has it (`hottune.machine.cpu.instruction_sets`).
+        knows: whether the compiler can compile for all of the named options at once.
     """
-    options = {name: all(flag in flags for flag in needed) for name, (needed, _) in X86_SETS.items()}
-    for name in _NEEDS_AVX512:
-        options[name] = options[name] and options["GGML_AVX512"]
-    return options
+    names = [name for name, has in cpu.items() if has and name in _X86_FLAGS]
+    if "GGML_AVX512" not in names:
+        names = [name for name in names if name not in _NEEDS_AVX512]
+    if not knows(names):
+        names = [name for name in names if knows([name])]
+    return tuple(f"{name}={'ON' if name in names else 'OFF'}" for name in _X86_FLAGS)
 
 
 @functools.cache
 def host_options(compiler: Compiler) -> tuple[str, ...]:
-    """Return the `NAME=VALUE` CMake options that make ggml use all of this CPU that the compiler knows.
+    """Return the `NAME=VALUE` options that make ggml use all of this CPU that the compiler knows.
 
-    On processors other than x86, GGML_NATIVE finds them out itself (there it works with GGML_BACKEND_DL).
+    On processors other than x86, GGML_NATIVE finds it out itself (only there it works with GGML_BACKEND_DL).
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return ("GGML_NATIVE=ON",)
-    cpuinfo = Path("/proc/cpuinfo")
-    wanted = instruction_options(cpu_flags(cpuinfo.read_text() if cpuinfo.exists() else _mac_flags()))
-    names = [name for name, on in wanted.items() if on]
-    if not _compiles(compiler, names):
-        names = [name for name in names if _compiles(compiler, [name])]
-    return ("GGML_NATIVE=OFF", *(f"{name}={'ON' if name in names else 'OFF'}" for name in wanted))
-
-
-def _mac_flags() -> str:
-    text = _first_line(["sysctl", "-n", "machdep.cpu.features"], os.environ) or ""
-    more = _first_line(["sysctl", "-n", "machdep.cpu.leaf7_features"], os.environ) or ""
-    flags = f"{text} {more}".lower().replace("sse4.2", "sse4_2").replace("avx1.0", "avx")
-    return f"flags: {flags}"
+    found = instruction_sets()
+    options = instruction_options(found, lambda names: _compiles(compiler, names)) if found else ()
+    return ("GGML_NATIVE=OFF", *options)
 
 
 def _compiles(compiler: Compiler, names: list[str]) -> bool:
-    flags = [flag for name in names for flag in X86_SETS[name][1]]
+    flags = [flag for name in names for flag in _X86_FLAGS[name]]
     argv = [*shlex.split(compiler.cxx), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
 
 
 def default_jobs() -> int:
-    """Return how many compilers to run at once: the usable cores, but one for each 1.5 GiB of memory at most."""
+    """Return how many compilers to run at once: one a core, and 1.5 GiB of memory for each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, int(psutil.virtual_memory().total / (1.5 * 1024**3))))
 
 
-def _first_line(argv: list[str], environ: Mapping[str, str]) -> str | None:
+def _lines(argv: list[str], environ: Mapping[str, str]) -> list[str]:
+    """Return what a command prints, or nothing when it fails."""
     try:
         done = subprocess.run(
             argv,
@@ -293,6 +271,6 @@ def _first_line(argv: list[str], environ: Mapping[str, str]) -> str | None:
             env=dict(environ),
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[0].strip() if done.returncode == 0 and lines else None
+        return []
+    text = done.stdout.strip() or done.stderr.strip()
+    return [line.strip() for line in text.splitlines()] if done.returncode == 0 else []

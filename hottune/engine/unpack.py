@@ -31,7 +31,7 @@ def unpack(archive: Path, target: Path, *, folder: str, progress: Progress | Non
         `target`.
 
     Raises:
-        UnsafeArchiveError: a member's path is absolute or climbs out, or a wanted member is a link or a device.
+        UnsafeArchiveError: a path is absolute or climbs out, or a wanted member is a link or a device.
         SourceInvalidError: not a tar archive, or nothing in it under `folder`.
     """
     progress = progress or NoProgress()
@@ -51,7 +51,9 @@ def unpack(archive: Path, target: Path, *, folder: str, progress: Progress | Non
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise SourceInvalidError(f"{archive} is not a readable tar archive ({error}).", next_step=_NEXT) from error
+        raise SourceInvalidError(
+            f"{archive} is not a readable tar archive ({error}).", next_step=_NEXT
+        ) from error
     progress.finish(format_bytes(total))
     return target
 

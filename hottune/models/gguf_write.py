@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+import psutil
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from hottune.errors import NoSpaceError
+from hottune.engine.space import full_disk_as_error, require_space
 from hottune.models.gguf_header import DEFAULT_ALIGNMENT, MAGIC
 from hottune.progress import NoProgress, Progress
 from hottune.units import format_bytes
@@ -66,16 +67,20 @@ def write_gguf(
     header = _header(metadata, n_keys, tensors)
     total = len(header) + sum(_padded(tensor.n_bytes) for tensor in tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    require_space(path.parent, total, f"{path.name}")
+    require_space(path.parent, total + _SPARE_BYTES, path.name)
+    _remove_abandoned(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     progress.start(f"Writing {path.name}", total, "bytes")
     try:
-        with unfinished.open("wb", buffering=0) as file:
-            done = file.write(header)
+        with (
+            full_disk_as_error(path.parent, f"writing {path.name}"),
+            unfinished.open("wb", buffering=0) as file,
+        ):
+            done = _write_all(file, memoryview(header))
             for tensor in tensors:
                 written = 0
                 for piece in tensor.make():
-                    written += file.write(memoryview(piece).cast("B"))
+                    written += _write_all(file, piece.reshape(-1).view("u1").data)
                     progress.update(done + written, total)
                 if written != tensor.n_bytes:
                     raise AssertionError(f"{tensor.name}: {written} bytes instead of {tensor.n_bytes}")
@@ -86,19 +91,20 @@ def write_gguf(
     progress.finish(format_bytes(total))
 
 
-def require_space(folder: Path, n_bytes: int, what: str) -> None:
-    """Make sure that `n_bytes` and a little more fit into the file system of `folder`.
+def _remove_abandoned(path: Path) -> None:
+    """Delete what a killed process left of an earlier attempt: it may be many GiB."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        pid = part.suffixes[-2].removeprefix(".")
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            part.unlink(missing_ok=True)
 
-    Raises:
-        NoSpaceError: they do not.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes + _SPARE_BYTES:
-        raise NoSpaceError(
-            f"{what} needs {format_bytes(n_bytes)}, but {folder} has {format_bytes(free)} free.",
-            "",
-            "Free some space, or set HOTTUNE_CACHE to a folder on a larger disk.",
-        )
+
+def _write_all(file: RawIOBase, raw: memoryview) -> int:
+    """Write all bytes; an unbuffered write may take fewer than offered (2 GiB at most on Linux)."""
+    done = 0
+    while done < len(raw):
+        done += file.write(raw[done:]) or 0
+    return done
 
 
 def _header(metadata: bytes, n_keys: int, tensors: list[PlannedTensor]) -> bytes:

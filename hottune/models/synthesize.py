@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,7 @@ class _Tensors:
                 f"{block}ffn_gate_inp.weight",
                 (embd, spec.n_experts),
                 GGMLQuantizationType.F32,
-                lambda layer=layer: iter([self._router(layer)]),
+                partial(self._router, layer),
             )
             self._matrix(f"{block}ffn_gate_exps", (embd, spec.n_ff_expert, spec.n_experts))
             self._matrix(f"{block}ffn_up_exps", (embd, spec.n_ff_expert, spec.n_experts))
@@ -246,7 +247,7 @@ class _Tensors:
         self._add(f"{name}.weight", (width,), GGMLQuantizationType.F32, lambda: iter([weights]))
 
     def _matrix(self, name: str, shape: tuple[int, ...], *, gain: float = 1.0) -> None:
-        """Plan a matrix (or a stack of them) that turns input of variance 1 into output of deviation `gain`."""
+        """Plan a matrix, or a stack of them: input of variance 1 becomes output of deviation `gain`."""
         pool = self._pool(self.spec.quant, gain / math.sqrt(shape[0]))
         n_blocks = math.prod(shape) // self.spec.quant.block
         rng = self._rng(name)
@@ -280,8 +281,8 @@ class _Tensors:
             blocks[~self.speakable[rows.start : rows.stop]] = 0
             yield blocks
 
-    def _router(self, layer: int) -> NDArray[np.float32]:
-        """Return one layer's router, experts x channels: fixed preference and token-dependent preference."""
+    def _router(self, layer: int) -> Iterator[NDArray[np.float32]]:
+        """Make one layer's router, experts x channels: fixed preference and token-dependent preference."""
         spec, rng = self.spec, self._rng(f"router {layer}")()
         skew = spec.skew / 2 if layer < max(1, spec.n_layers // 10) else spec.skew
         by_token = _ROUTER_DEVIATION / math.sqrt(1 + skew**2)
@@ -295,7 +296,7 @@ class _Tensors:
         brings = _BIAS_CHANNELS * level / scale * _WHISPER
         preference = rng.standard_normal((spec.n_experts, 1), dtype=np.float32) * (skew * by_token)
         weights[:, :_BIAS_CHANNELS] = preference / brings
-        return weights
+        yield weights
 
 
 def _batches(n_rows: int, at_once: int = 8192) -> Iterator[range]:

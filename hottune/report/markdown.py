@@ -101,11 +101,9 @@ def _notes(report: Report) -> str:
     ]
     if any(len(wording.measurements(arm)) > 1 for arm in report.arms):
         notes.append("± after a speed is the standard deviation over fresh servers.")
-    methods = dict.fromkeys(
-        item.method for row in wording.comparisons(report) for item in row.changes.values()
-    )
+    methods = wording.methods(wording.comparisons(report))
     if methods:
-        notes.append(f"± after a change is the longer half of its interval ({'; '.join(methods)}).")
+        notes.append(f"± after a change is the longer half of its interval ({methods}).")
     if any(arm.vram_source == "device-change" for arm in report.arms):
         notes.append("~ marks the change of the whole device, where the process's own use is hidden.")
     return escape(" ".join(notes))

@@ -117,8 +117,9 @@ def _comparisons(report: Report) -> RenderableType | None:
     for row in rows:
         cells = [_change(row.changes.get(metric)) for metric in wording.METRIC_WORDS]
         table.add_row(f"  {row.arm} / {row.base}", *cells)
-    method = next(item.method for row in rows for item in row.changes.values())
-    note = Text(f"Best baseline: {wording.best_baseline(report)}. Interval: {method}.", style="dim")
+    note = Text(
+        f"Best baseline: {wording.best_baseline(report)}. Intervals: {wording.methods(rows)}.", style="dim"
+    )
     return Padding(Group(table, note), (1, 0, 0, 0))
 
 

@@ -17,6 +17,7 @@ OUTCOME_WORDS = {
     "crashed": "crashed",
     "not_engaged": "not engaged",
     "rejected": "rejected",
+    "not_confirmed": "not confirmed",
 }
 VIRTUAL_GPU = (
     "Virtual GPU: the machine's CPU stands in for a GPU here, so these numbers show that the tool works, "
@@ -152,6 +153,11 @@ def comparisons(report: Report) -> list[Comparison]:
     return rows
 
 
+def methods(rows: list[Comparison]) -> str:
+    """Return how the intervals were made; several ways when arms have different numbers of replicates."""
+    return "; ".join(dict.fromkeys(item.method for row in rows for item in row.changes.values()))
+
+
 def best_baseline(report: Report) -> ArmName | None:
     """Return the baseline that the arms are compared with."""
     return next((arm.versus_arm for arm in report.arms if arm.versus_arm), None)
@@ -178,8 +184,8 @@ def answer(report: Report) -> Answer:
         return Answer("No recommendation", "No arrangement could be measured; the outcomes below say why.")
     changes = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in versus(arm).items())
     against = f"Against {arm.versus_arm}: {changes}." if changes and arm.versus_arm != arm.name else ""
-    why = report.winner.reason.strip().removeprefix(f"{arm.name}: ").rstrip(".") + "."
-    return Answer(f"Use this: {arm.name} ({arm.placement.label()})", why[0].upper() + why[1:], against)
+    why = report.winner.reason.strip().rstrip(".") + "."
+    return Answer(f"Use this: {arm.name} ({arm.placement.label()})", why, against)
 
 
 def search_summary(report: Report) -> str:

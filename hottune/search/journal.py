@@ -8,6 +8,7 @@ other outcomes are failed trials, so that no sampler ever sees a made-up score.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import sqlite3
 import time
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import optuna
+import sqlalchemy.event
+import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
 from hottune.errors import StorageError
@@ -51,13 +54,11 @@ def sqlite_url(path: Path) -> str:
 @contextlib.contextmanager
 def storage_errors(url: str) -> Iterator[None]:
     """Turn what storages raise into `StorageError`."""
-    import sqlalchemy.exc
-
     shown = url.split("@")[-1]  # never show a password
     hint = "Check the path or URL, its permissions and the free disk space; --storage chooses another one."
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         message = f"The driver for the storage {shown} is not installed."
         raise StorageError(
             message, str(error), "For PostgreSQL: pip install 'hottune[postgresql]'."
@@ -78,30 +79,54 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         StorageError: it cannot be opened.
     """
     with storage_errors(url):
-        arguments: dict[str, Any] = {}
-        if url.startswith("sqlite:///"):
-            path = Path(url.removeprefix("sqlite:///"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_WAIT_S)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            arguments = {"connect_args": {"timeout": SQLITE_WAIT_S}}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        if not url.startswith("sqlite:///"):
+            return optuna.storages.RDBStorage(_with_driver(url))
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_WAIT_S)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
+        # With a write-ahead log this survives any killed process, and costs no disk flush for each attribute.
+        sqlalchemy.event.listen(storage.engine, "connect", _relax)
+        storage.engine.dispose()
+        return storage
+
+
+def _with_driver(url: str) -> str:
+    """Name psycopg2 for a plain PostgreSQL URL where it is the driver that is installed."""
+    plain = "postgresql://"
+    if url.startswith(plain) and importlib.util.find_spec("psycopg") is None:
+        return "postgresql+psycopg2://" + url.removeprefix(plain)
+    return url
+
+
+def _relax(connection: Any, record: object) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 class Journal:
     """What has been tried in one study, and the only way to try more."""
 
-    def __init__(self, name: str, url: str, objective: Objective, *, seed: int = 0) -> None:
-        """Open or create the study and settle trials that an earlier process left running.
+    def __init__(
+        self, name: str, url: str, objective: Objective, *, seed: int = 0, settle: bool = True
+    ) -> None:
+        """Open or create the study.
+
+        Args:
+            name: of the study.
+            url: of the Optuna storage.
+            objective: what is optimised.
+            seed: of the sampler.
+            settle: end trials that an earlier process left running. False only to read: another process
+                may be at work.
 
         Raises:
             StorageError: the storage cannot be used.
         """
         self.name = name
-        self._url = url
+        self.url = url
         self.objective = objective
-        self._began = time.monotonic()
         storage = open_storage(url)
         with storage_errors(url):
             self._search = self._open(storage, name)
@@ -110,7 +135,8 @@ class Journal:
                 seed=seed + len(self._search.trials), multivariate=False, n_startup_trials=10
             )
             self._confirm = self._open(storage, name + CONFIRM)
-            self._settle()
+            if settle:
+                self._settle()
 
     def _open(self, storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
         return optuna.create_study(
@@ -130,12 +156,12 @@ class Journal:
 
     def note(self, key: str, value: object) -> None:
         """Keep plain data beside the study: the configuration, the machine, the engine."""
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             self._search.set_user_attr(key, json.dumps(value))
 
     def noted(self, key: str) -> Any:
         """Return what `note` kept, or None."""
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             text = self._search.user_attrs.get(key)
         return None if text is None else json.loads(text)
 
@@ -143,14 +169,14 @@ class Journal:
 
     def trials(self) -> list[Trial]:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             frozen = self._search.get_trials(deepcopy=False)
         return [_trial(one) for one in frozen if "outcome" in one.user_attrs and "skip" not in one.user_attrs]
 
     def history(self) -> list[tuple[Placement, Outcome]]:
         """Return placement and outcome of everything measured: search and confirm."""
         done = [(trial.placement, trial.outcome) for trial in self.trials()]
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             frozen = self._confirm.get_trials(deepcopy=False)
         return done + [
             (_placement(one), OUTCOME_ADAPTER.validate_json(one.user_attrs["outcome"]))
@@ -161,7 +187,7 @@ class Journal:
     def unfinished(self) -> list[Planned]:
         """Return the placements that were begun, never ended, and not measured since."""
         measured = {trial.placement for trial in self.trials()}
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             frozen = self._search.get_trials(deepcopy=False)
         begun = [
             Planned(_placement(one), one.user_attrs["origin"], one.user_attrs["arm"])
@@ -172,7 +198,7 @@ class Journal:
 
     def try_placement(self, planned: Planned, space: Space, measure: Measure) -> Trial:
         """Measure one planned placement and journal what it ended as."""
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             self._search.enqueue_trial(space.parameters(planned.placement), user_attrs=_attributes(planned))
             trial = self._search.ask()
             if space.parameters(planned.placement):
@@ -182,7 +208,7 @@ class Journal:
     def try_sample(self, space: Space, measure: Measure) -> Trial | None:
         """Let the sampler choose a placement and measure it; None when it chose nothing new."""
         known = {trial.placement: trial for trial in self.trials()}
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             trial = self._search.ask()
             placement = space.sample(trial)
             if placement is None or placement in known:
@@ -194,15 +220,15 @@ class Journal:
         return self._finish(trial, placement, measure)
 
     def _finish(self, trial: optuna.Trial, placement: Placement, measure: Measure) -> Trial:
-        _measure_into(self._search, trial, placement, self.objective, measure, self._url)
-        with storage_errors(self._url):
+        _measure_into(self._search, trial, placement, self.objective, measure, self.url)
+        with storage_errors(self.url):
             return _trial(self._search.get_trials(deepcopy=False)[trial.number])
 
     # --- confirm ---
 
     def replicates(self, key: str) -> dict[int, tuple[ArmName, Replicate]]:
         """Return the finished replicates of one confirm plan, by position."""
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             frozen = self._confirm.get_trials(deepcopy=False)
         return {
             one.user_attrs["position"]: (one.user_attrs["arm"], _replicate(one))
@@ -214,18 +240,21 @@ class Journal:
         self, key: str, position: int, arm: ArmName, placement: Placement, measure: Measure
     ) -> Replicate:
         """Measure one replicate of an arm at its position in the interleaved order and journal it."""
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             trial = self._confirm.ask()
-            attributes = _attributes(Planned(placement, "baseline", arm)) | {"plan": key, "position": position}
+            attributes = _attributes(Planned(placement, "baseline", arm)) | {
+                "plan": key,
+                "position": position,
+            }
             for name, value in attributes.items():
                 trial.set_user_attr(name, value)
-        _measure_into(self._confirm, trial, placement, self.objective, measure, self._url)
-        with storage_errors(self._url):
+        _measure_into(self._confirm, trial, placement, self.objective, measure, self.url)
+        with storage_errors(self.url):
             return _replicate(self._confirm.get_trials(deepcopy=False)[trial.number])
 
     def seconds(self) -> float:
         """Return the time spent in servers so far, all sessions together."""
-        with storage_errors(self._url):
+        with storage_errors(self.url):
             frozen = [*self._search.get_trials(deepcopy=False), *self._confirm.get_trials(deepcopy=False)]
         return float(sum(one.user_attrs.get("seconds", 0.0) for one in frozen))
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hottune.errors import CeilingTooSmallError
 from hottune.models.shape import MoeShape
-from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
+from hottune.outcomes import Engagement, Measurement, Outcome, OutOfMemory, Rejected
 from hottune.placement import Placement
 from hottune.units import mib
 
@@ -40,14 +40,24 @@ class Suggest(Protocol):
 
 
 @dataclass(frozen=True)
+class Surprise:
+    """How much more VRAM than predicted placements of one kind took."""
+
+    hot: bool
+    ubatch: int
+    n_cpu_moe: int
+    mib: float
+
+
+@dataclass(frozen=True)
 class Correction:
     """What measured VRAM says about the memory model: measured - predicted, in MiB.
 
     Kept apart for placements with and without the hot-expert cache (the device has its own overhead on the
-    GPU) and by ubatch (the compute buffers grow with it).
+    GPU), by ubatch (the compute buffers grow with it) and by `n_cpu_moe`.
     """
 
-    offsets: tuple[tuple[bool, int, float], ...] = ()
+    surprises: tuple[Surprise, ...] = ()
 
     @classmethod
     def learn(
@@ -58,40 +68,48 @@ class Correction:
         `--fit` rows teach nothing: their placement is not ours. An out-of-memory placement is taken to have
         needed just over the ceiling, so neither it nor anything larger is planned again.
         """
-        found: dict[tuple[bool, int], float] = {}
+        found: dict[tuple[bool, int, int], float] = {}
         for placement, outcome in history:
             if placement.fit:
                 continue
-            seen = _seen_mib(outcome, ceiling_mib, need_mib(placement))
-            if seen is None:
+            surprise = _surprise_mib(placement, outcome, need_mib, ceiling_mib)
+            if surprise is None:
                 continue
-            key = (placement.hot_k > 0, placement.ubatch)
-            surprise = seen - need_mib(placement)
+            key = (placement.hot_k > 0, placement.ubatch, placement.n_cpu_moe)
             found[key] = max(found.get(key, surprise), surprise)
-        return cls(tuple((hot, ubatch, offset) for (hot, ubatch), offset in sorted(found.items())))
+        return cls(tuple(Surprise(*key, offset) for key, offset in sorted(found.items())))
 
     def offset_mib(self, placement: Placement) -> float:
-        """Return what to add to the memory model's answer: same kind first, then the nearest known one."""
+        """Return what to add to the memory model's answer for a placement.
+
+        From the placements most like it: the same kind and `n_cpu_moe`; else, for a cache, the worst of other
+        caches and of the same `n_cpu_moe` without one; else the worst of its ubatch; else the worst of all.
+        """
         hot = placement.hot_k > 0
-        known = {(is_hot, ubatch): offset for is_hot, ubatch, offset in self.offsets}
-        same = known.get((hot, placement.ubatch))
-        plain = known.get((False, placement.ubatch))
-        if hot:
-            return max((offset for offset in (same, plain) if offset is not None), default=self._any())
-        return same if same is not None else self._any()
-
-    def _any(self) -> float:
-        return max((offset for _, _, offset in self.offsets), default=0.0)
+        alike = [one for one in self.surprises if one.ubatch == placement.ubatch]
+        here = [one for one in alike if one.n_cpu_moe == placement.n_cpu_moe]
+        same = [one.mib for one in here if one.hot == hot]
+        near = [one.mib for one in alike if one.hot] + [one.mib for one in here] if hot else []
+        kind = [one.mib for one in alike if not one.hot]
+        return max(same or near or kind or [one.mib for one in self.surprises], default=0.0)
 
 
-def _seen_mib(outcome: Outcome, ceiling_mib: float, predicted_mib: float) -> float | None:
+def _surprise_mib(
+    placement: Placement, outcome: Outcome, need_mib: NeedMib, ceiling_mib: float
+) -> float | None:
+    """Return how much more VRAM a placement took than predicted, or None when it does not tell."""
+    predicted = need_mib(placement)
     match outcome:
+        case Measurement(engagement=Engagement(hot=hot)) if hot and hot.slots < placement.hot_k:
+            # The device took fewer experts than asked for: one more than it took would not have fitted.
+            one_more = placement.model_copy(update={"hot_k": hot.slots + 1})
+            return max(ceiling_mib + 1 - need_mib(one_more), outcome.vram_peak_mib - predicted)
         case Measurement():
-            return outcome.vram_peak_mib
+            return outcome.vram_peak_mib - predicted
         case Rejected(vram_peak_mib=peak) if peak is not None:
-            return peak
+            return peak - predicted
         case OutOfMemory():
-            return max(ceiling_mib, predicted_mib) + OOM_STEP * ceiling_mib
+            return max(ceiling_mib, predicted) + OOM_STEP * ceiling_mib - predicted
     return None
 
 

@@ -67,7 +67,11 @@ class Study:
         Placements that an earlier process began and did not finish come first.
         """
         for planned in self.journal.unfinished():
-            if planned.origin != "baseline" and not self._done(budget) and self.space().fits(planned.placement):
+            if (
+                planned.origin != "baseline"
+                and not self._done(budget)
+                and self.space().fits(planned.placement)
+            ):
                 self._try(planned)
         while not self._done(budget):
             placement = self._next_of_grid(budget.quick)
@@ -130,4 +134,3 @@ def best_of_arms(trials: Iterable[Trial], objective: Objective) -> dict[ArmName,
             costs[arm] = (cost, trial)
     order: tuple[ArmName, ...] = (*BASELINES, "hot")
     return {arm: costs[arm][1] for arm in order if arm in costs}
-

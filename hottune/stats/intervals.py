@@ -127,9 +127,7 @@ def _permutation(logs: NDArray[np.float64], level: float) -> tuple[float, float,
     """
     n = len(logs)
     if n > MAX_PERMUTATION_N:
-        raise ValueError(
-            f"the exact test enumerates 2**n patterns; {n} pairs are more than {MAX_PERMUTATION_N}"
-        )
+        raise ValueError(f"the exact test enumerates 2**n patterns; {n} pairs are too many")
     patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     sums = np.abs((2 * patterns - 1) @ logs)
     observed = abs(float(np.sum(logs)))

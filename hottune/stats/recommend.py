@@ -27,18 +27,13 @@ def recommend(best_baseline: str, challenger: str | None, change: PairedChange |
         change: the challenger compared with the best baseline; None when it could not be compared.
     """
     if challenger is None or change is None:
-        return Recommendation(best_baseline, f"{best_baseline}: nothing else was measured to compare it with")
+        return Recommendation(best_baseline, f"{best_baseline} is the best of what could be compared")
+    measured = f"{challenger} was {change.ratio:.2f}x as fast as {best_baseline}"
     if change.low is None or change.high is None:
-        return Recommendation(
-            best_baseline,
-            f"{best_baseline}: {challenger} was {change.ratio:.2f}x as fast, "
-            f"but there are too few replicates to tell",
-        )
-    measured = f"{change.ratio:.2f}x as fast ({change.low:.2f} to {change.high:.2f}, {change.verdict})"
+        return Recommendation(best_baseline, f"{measured}, but with too few replicates to tell")
+    measured += f" ({change.low:.2f} to {change.high:.2f}, {change.verdict})"
     if change.low >= LOWER_BOUND:
-        return Recommendation(challenger, f"{challenger}: {measured} as {best_baseline}")
+        return Recommendation(challenger, measured)
     return Recommendation(
-        best_baseline,
-        f"{best_baseline}: {challenger} was {measured}, "
-        f"and a recommendation needs at least {LOWER_BOUND} at the lower end",
+        best_baseline, f"{measured}; to replace it, the lower end would have to be at least {LOWER_BOUND}"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -69,7 +70,7 @@ def read_sample(
         if "error" in body:
             raise RequestFailed(f"the server answered with an error: {error_message(body)}")
         content.append(str(body.get("content", "")))
-        token_ids += body.get("tokens") or []
+        token_ids += _token_ids(body)
         n_tokens = _number(body, "tokens_predicted")
         if n_tokens > (steps[-1].n_tokens if steps else 0):
             steps.append(_Step(event.at_s, int(n_tokens)))
@@ -133,9 +134,16 @@ def _parse(data: bytes) -> dict[str, Any]:
     return body
 
 
+def _token_ids(body: dict[str, Any]) -> list[int]:
+    token_ids = body.get("tokens", [])
+    if not isinstance(token_ids, list):
+        raise RequestFailed(f"an event's tokens are no list: {token_ids!r}")
+    return token_ids
+
+
 def _number(body: dict[str, Any], key: str) -> float:
     value = body.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise RequestFailed(f"an event has no number '{key}'")
     return value
 

@@ -70,3 +70,16 @@ def test_colours_only_when_asked_and_no_color_wins(monkeypatch):
     assert "\x1b" not in render(build.report(), Format.TERMINAL, width=100)
     monkeypatch.setenv("NO_COLOR", "")
     assert "\x1b[" in render(build.report(), Format.TERMINAL, width=100)
+
+
+def test_fewer_experts_in_vram_than_asked_for_are_told():
+    on = build.engagement(hot=build.hot_stats(slots=20, fallback_nodes=7))
+    arm = build.arm("hot", build.placement(hot_k=22), [build.measurement(engagement=on)])
+    text = shown(build.report(arms=[arm]), width=140)
+    assert "20 experts of 22 asked for" in text
+    assert "7 nodes fell back to the CPU" in text
+
+
+def test_what_fit_chose_is_the_proof_of_its_arm():
+    text = shown(build.report(arms=[build.fit_measured()], winner=None))
+    assert "fit: fit chose 49 of 49 layers, 2 tensor overrides" in text

@@ -90,13 +90,17 @@ def test_a_baseline_as_winner_is_not_compared_with_itself():
     assert found.against == ""
 
 
-def test_the_reason_does_not_repeat_the_arm():
-    winner = build.Winner(arm="hot", reason="hot: 1.12x as fast as layers", command="llama-server")
-    assert wording.answer(build.report(winner=winner)).why == "1.12x as fast as layers."
-
-
 @pytest.mark.parametrize(
     ("report", "virtual"), [(build.report(), False), (build.virtual_report(), True)], ids=["real", "virtual"]
 )
 def test_virtual_gpu_is_recognised(report, virtual):
     assert wording.is_virtual(report) is virtual
+
+
+def test_an_arm_that_was_never_measured_again_is_not_a_measurement():
+    arm = build.hot().model_copy(
+        update={"outcome": "not_confirmed", "detail": "not measured again", "replicates": []}
+    )
+    assert wording.outcome(arm) == "not confirmed"
+    assert wording.failures(build.report(arms=[arm])) == ["hot: not confirmed. not measured again"]
+    assert wording.remeasured(build.report(arms=[arm])) == []

@@ -106,15 +106,24 @@ class SimulatedMachine:
         if self.dies_at is not None and len(self.asked) == self.dies_at:
             raise KeyboardInterrupt
         if placement.fit:
-            return measurement(0.9, vram_mib=200) if self.fit_engages else NotEngaged(detail="fit placed nothing")
+            return (
+                measurement(0.9, vram_mib=200)
+                if self.fit_engages
+                else NotEngaged(detail="fit placed nothing")
+            )
         needs = self.really_needs(placement)
         if needs > self.ceiling_mib:
             return OutOfMemory(stage="load", detail="simulated")
         hot = None
         if placement.hot_k:
             hot = HotStats(
-                slots=placement.hot_k, layers=placement.n_cpu_moe, hits=9, misses=1, uploads=1,
-                uploaded_bytes=1, cache_bytes=1,
+                slots=placement.hot_k,
+                layers=placement.n_cpu_moe,
+                hits=9,
+                misses=1,
+                uploads=1,
+                uploaded_bytes=1,
+                cache_bytes=1,
             )
         return measurement(self.turn_s(placement), vram_mib=needs, hot=hot)
 

@@ -3,12 +3,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from hottune.errors import CeilingTooSmallError
-from hottune.outcomes import OutOfMemory, Rejected
-from hottune.placement import Placement
-from hottune.search.space import Space, plan
-
 from simulated import (
     CEILING_MIB,
     DENSE_MIB,
@@ -19,6 +13,11 @@ from simulated import (
     need_mib,
     shape,
 )
+
+from hottune.errors import CeilingTooSmallError
+from hottune.outcomes import HotStats, OutOfMemory, Rejected
+from hottune.placement import Placement
+from hottune.search.space import Space, plan
 
 
 def space(ceiling_mib: float = CEILING_MIB, ubatches: tuple[int, ...] = (256, 512)) -> Space:
@@ -137,6 +136,14 @@ def test_what_broke_the_ceiling_teaches_how_much_it_took() -> None:
     placement = space().grid(512)[0]
     corrected = space().corrected([(placement, Rejected(detail="", vram_peak_mib=300.0))])
     assert corrected.predicted_mib(placement) == 300.0
+
+
+def test_a_cache_that_got_fewer_places_than_asked_for_shows_where_the_room_ends() -> None:
+    placement = space().grid(512)[0]
+    counts = dict.fromkeys(("layers", "hits", "misses", "uploads", "uploaded_bytes", "cache_bytes"), 1)
+    got = HotStats(slots=placement.hot_k - 3, **counts)
+    corrected = space().corrected([(placement, measurement(vram_mib=CEILING_MIB, hot=got))])
+    assert corrected.max_hot_k(placement.n_cpu_moe, 512) == placement.hot_k - 3
 
 
 def test_fit_rows_teach_nothing() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from simulated import CEILING_MIB, LAYERS, SimulatedMachine, base, need_mib, shape
 
 from hottune.errors import StorageError
 from hottune.outcomes import Measurement, OutOfMemory
@@ -13,8 +14,6 @@ from hottune.search.journal import Journal, Planned, sqlite_url
 from hottune.search.objective import Objective
 from hottune.search.space import Space, plan
 from hottune.search.study import Budget, Study
-
-from simulated import CEILING_MIB, LAYERS, SimulatedMachine, base, need_mib, shape
 
 
 def space(ubatches: tuple[int, ...] = (512,), needs=need_mib) -> Space:  # type: ignore[no-untyped-def]
@@ -268,7 +267,9 @@ def test_confirm_measures_every_arm_in_every_round_interleaved(tmp_path: Path) -
     machine.asked.clear()
     arms = placements(one)
     confirmed = confirm(one.journal, arms, 3, machine)
-    assert {arm: len(replicates) for arm, replicates in confirmed.replicates.items()} == dict.fromkeys(arms, 3)
+    assert {arm: len(replicates) for arm, replicates in confirmed.replicates.items()} == dict.fromkeys(
+        arms, 3
+    )
     for start in range(0, 12, 4):
         assert set(machine.asked[start : start + 4]) == set(arms.values()), "a round has every arm once"
     assert machine.asked[:4] == machine.asked[7:3:-1], "the second round runs backwards"

@@ -1,0 +1,51 @@
+# Needs a C++ compiler and Python 3.11 or newer; everything else is fetched through the configured Python index.
+# What is downloaded and compiled lies in the user's cache folder (HOTTUNE_CACHE), so it is done once.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint device-test bench clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+setup: $(STAMP) ## make .venv with hottune and the developer tools in it
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "hottune needs Python 3.11 or newer; $(PYTHON) is older or missing."; \
+	  echo "Name another one: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@echo "== setting up $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup ## the whole tool on a small model made here (first time: builds llama.cpp)
+	$(BIN)/hottune run demo $(ARGS)
+
+test: lint device-test ## lint, build the engine, then all tests
+	@echo "== tests"
+	HOTTUNE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and mypy
+	@echo "== lint"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+device-test: setup ## build the engine, then the device's own C++ tests
+	@echo "== engine build (the first takes minutes, later ones none) and the device's C++ tests"
+	$(BIN)/hottune build --device-tests
+
+bench: setup ## the project's own benchmarks (bench/*.py)
+	@set -e; found=; for file in bench/*.py; do \
+	  [ -e "$$file" ] || continue; found=1; echo "== $$file"; $(BIN)/python "$$file"; done; \
+	[ -n "$$found" ] || echo "There are no benchmarks in bench/ yet."
+
+clean: ## remove .venv and local build output; the cache folder stays
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find hottune tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Downloads and engine builds stay in the cache folder; 'hottune doctor' says where it is."

@@ -1,0 +1,84 @@
+"""`hottune build`: llama.cpp and the hot-expert device, ready in the cache folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hottune.cli.common import RichProgress, cache_dir, emit_json, handled
+from hottune.engine.build import BuildOptions, build_engine, run_device_tests
+from hottune.engine.facts import Backend, EngineBuild
+
+
+def build(
+    backend: Annotated[
+        Backend | None, typer.Option(help="GPU back-end. Default: by the GPU and tools found here.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(metavar="DIR", help="Build this llama.cpp checkout.")] = None,
+    git: Annotated[
+        str | None, typer.Option(metavar="URL[@REF]", help="Clone and build this repository.")
+    ] = None,
+    llama_bin: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Use the llama.cpp already built in this folder."),
+    ] = None,
+    headers: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --llama-bin: the source it was built from.")
+    ] = None,
+    sdist: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The pinned source archive, if you have it already.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Compilers at once. Default: by cores and memory."),
+    ] = None,
+    cmake_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="One more CMake option for llama.cpp; repeatable."),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    device_tests: Annotated[bool, typer.Option("--device-tests", hidden=True)] = False,
+) -> None:
+    """Build llama.cpp and the hot-expert device into the cache folder, or say where they are already."""
+    with handled(json_output):
+        options = BuildOptions(
+            backend=backend,
+            source=source,
+            git=git,
+            llama_bin=llama_bin,
+            headers=headers,
+            sdist=sdist,
+            jobs=jobs,
+            cmake_options=tuple(cmake_option or ()),
+        )
+        progress = RichProgress()
+        try:
+            if device_tests:
+                typer.echo(run_device_tests(options, cache_dir=cache_dir(), progress=progress))
+                return
+            result = build_engine(options, cache_dir=cache_dir(), progress=progress)
+        finally:
+            progress.close()  # or an error would leave the bar and a hidden cursor behind
+        if json_output:
+            emit_json(result)
+        else:
+            _show(result)
+
+
+def _show(result: EngineBuild) -> None:
+    changed = " (with changes)" if result.patched else ""
+    by_hand = f"GGML_BACKEND_PATH={result.device_library} GGML_HOT_K=16 {result.llama_server} --cpu-moe ..."
+    rows = {
+        "llama.cpp": f"{result.llama_build}, {result.backend}, from {result.source}{changed}",
+        "llama-server": str(result.llama_server),
+        "device": str(result.device_library),
+        "compiler": result.compiler,
+        "by hand": by_hand,
+    }
+    out = Console(highlight=False)
+    for name, text in rows.items():
+        out.print(Text(f"{name:<14}{text}"), soft_wrap=True)  # unwrapped, so that paths can be copied

@@ -1,0 +1,101 @@
+"""`hottune studies`: what has been measured here, and going on with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hottune.cli.common import console, emit_json, handled, make_progress, studies_dir
+from hottune.cli.options import Json, Quiet
+from hottune.errors import StudyNotFoundError
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and resume studies.")
+
+Name = Annotated[str, typer.Argument(help="Name of the study.")]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Optuna storage. Default: the SQLite files in ./studies.")
+]
+
+
+@app.command("list")
+def list_studies(storage: Storage = None, json_output: Json = False) -> None:
+    """List the studies in a storage, with what they measured and how far they are."""
+    with handled(json_output):
+        from hottune.search.catalogue import summaries
+
+        found = summaries(_urls(storage))
+        if json_output:
+            emit_json([vars(one) for one in found])
+            return
+        if not found:
+            console().print(f"No studies in {storage or studies_dir()}. Begin one: hottune run demo")
+            return
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for head in ("study", "model", "ceiling MiB", "trials", "measured", "replicates"):
+            table.add_column(head, justify="left" if head in ("study", "model") else "right")
+        for one in found:
+            table.add_row(
+                one.name,
+                one.model,
+                f"{one.ceiling_mib:.0f}",
+                str(one.trials),
+                str(one.measured),
+                str(one.replicates),
+            )
+        _out().print(table)
+
+
+@app.command()
+def show(name: Name, storage: Storage = None, json_output: Json = False) -> None:
+    """Show every trial of a study, with what it ended as."""
+    with handled(json_output):
+        from hottune.search.catalogue import reopen
+        from hottune.tasks.show import outcome_line
+
+        journal = reopen(name, _urls(storage))
+        trials = journal.trials()
+        if json_output:
+            facts = ("identity", "ceiling_mib", "config", "machine", "engine", "model")
+            emit_json({"study": name, **{key: journal.noted(key) for key in facts}, "trials": trials})
+            return
+        out = _out()
+        config = journal.noted("config") or {}
+        out.print(Text(f"{name}: {config.get('command', '')}"), soft_wrap=True)
+        for trial in trials:
+            who = f"{trial.arm or trial.origin}: {trial.placement.label()}"
+            out.print(Text(f"#{trial.number:<3} {who:<46} {outcome_line(trial.outcome)}"), soft_wrap=True)
+
+
+@app.command()
+def resume(name: Name, storage: Storage = None, json_output: Json = False, quiet: Quiet = False) -> None:
+    """Go on with a study exactly as it was begun, and report."""
+    with handled(json_output):
+        from hottune.cli.run import run_and_show
+        from hottune.search.catalogue import reopen
+        from hottune.tasks.settings import RunConfig
+
+        journal = reopen(name, _urls(storage))
+        stored = journal.noted("config")
+        if stored is None:
+            raise StudyNotFoundError(f"The study '{name}' does not say how it was begun.")
+        # Its name is fixed now: the set-up's own name would change with the engine.
+        config = RunConfig.model_validate({**stored, "study": name, "storage": journal.url})
+        run_and_show(config, json_output, make_progress(quiet))
+
+
+def _urls(storage: str | None) -> list[str]:
+    from hottune.search.journal import sqlite_url
+
+    if storage:
+        return [storage]
+    return [sqlite_url(path) for path in sorted(Path(studies_dir()).glob("*.db"))]
+
+
+def _out() -> Console:
+    return Console(file=sys.stdout, highlight=False)

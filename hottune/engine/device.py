@@ -1,0 +1,111 @@
+"""Compile our hot-expert device beside a llama.cpp, and run its own tests."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from hottune.engine.llama import run_ninja
+from hottune.engine.pin import vendor_dir
+from hottune.engine.steps import require_success, run_step
+from hottune.engine.toolchain import Compiler, find_tool
+from hottune.errors import BuildFailedError
+from hottune.progress import Progress
+
+_DONE = "done"
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """What one device library is compiled from, and where."""
+
+    folder: Path  # build folder, named after the key
+    key: str  # changes with our sources, the llama.cpp and the compiler
+    llama_source: Path  # folder with ggml/include and ggml/src
+    lib_dir: Path  # folder with libggml-base and libggml
+    compiler: Compiler
+
+
+def plan_device(
+    parent: Path, llama_key: str, *, llama_source: Path, lib_dir: Path, compiler: Compiler
+) -> DevicePlan:
+    """Read our sources once and settle the device's key; its build folder lies in `parent`."""
+    state = hashlib.sha256(f"{llama_key}\0{lib_dir}\0{compiler.version}\0".encode())
+    root = vendor_dir() / "ggml-hot"
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        state.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    key = state.hexdigest()[:12]
+    return DevicePlan(parent / f"device-{key}", key, llama_source, lib_dir, compiler)
+
+
+def find_device(plan: DevicePlan) -> Path | None:
+    """Return the finished library for exactly these plan, when there is one."""
+    return _library(plan.folder)
+
+
+def compile_device(plan: DevicePlan, *, jobs: int, progress: Progress) -> Path:
+    """Compile the device (seconds) and return the shared library.
+
+    Raises:
+        BuildFailedError: CMake or the compiler failed.
+    """
+    build = plan.folder
+    log = build.with_suffix(".log")
+    progress.start("Building the hot-expert device", None, "steps")
+    _configure(build, plan, log=log, tests=False)
+    step = "Building the hot-expert device"
+    run_ninja(find_tool("ninja"), build, ("ggml-hot",), jobs=jobs, log=log, step=step, progress=progress)
+    (build / _DONE).touch()
+    library = _library(build)
+    if library is None:
+        raise BuildFailedError(f"{step} left no libggml-hot in {build}.", next_step=f"See {log}.")
+    progress.finish()
+    return library
+
+
+def discard_device(plan: DevicePlan) -> None:
+    """Make the library count as not built (it turned out not to load)."""
+    (plan.folder / _DONE).unlink(missing_ok=True)
+
+
+def run_device_tests(plan: DevicePlan, *, jobs: int, progress: Progress) -> str:
+    """Compile and run the device's own C++ tests; return what ctest printed.
+
+    Raises:
+        BuildFailedError: they do not compile, or one fails.
+    """
+    build = plan.folder.with_name(f"device-tests-{plan.key}")
+    log = build.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    progress.start("Building the device's tests", None, "steps")
+    _configure(build, plan, log=log, tests=True)
+    step = "Building the device's tests"
+    run_ninja(find_tool("ninja"), build, (), jobs=jobs, log=log, step=step, progress=progress)
+    progress.finish()
+    progress.start("Running the device's tests")
+    printed: list[str] = []
+    argv: list[object] = [find_tool("ctest"), "--test-dir", build, "--output-on-failure", "--no-tests=error"]
+    code = run_step(argv, log=log, on_line=printed.append)
+    if code != 0:
+        for line in printed:
+            progress.say(line)
+    require_success(code, step="Running the device's tests", log=log)
+    progress.finish(next((line for line in printed if "tests passed" in line), ""))
+    return "\n".join(printed)
+
+
+def _configure(build: Path, plan: DevicePlan, *, log: Path, tests: bool) -> None:
+    argv: list[object] = [find_tool("cmake"), "-S", vendor_dir() / "ggml-hot", "-B", build, "-G", "Ninja"]
+    argv += [f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}", "-DCMAKE_BUILD_TYPE=Release"]
+    argv += [f"-DGGML_HOT_LLAMA_SOURCE={plan.llama_source}", f"-DGGML_HOT_LLAMA_LIB={plan.lib_dir}"]
+    argv += [f"-DGGML_HOT_TESTS={'ON' if tests else 'OFF'}"]
+    code = run_step(argv, log=log, env=plan.compiler.environment())
+    require_success(code, step="Configuring the hot-expert device", log=log)
+
+
+def _library(build: Path) -> Path | None:
+    if not (build / _DONE).is_file():  # a linker that was killed may leave half a library
+        return None
+    libraries = (path for path in sorted(build.glob("libggml-hot.*")) if path.suffix in (".so", ".dylib"))
+    return next(libraries, None)

@@ -1,0 +1,302 @@
+"""A llama-server process for one Placement: started, proven engaged, and stopped for certain."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+
+from hottune.engine import argv as arguments
+from hottune.engine import control, loadlog, process
+from hottune.engine.engaged import check_engaged, check_loaded
+from hottune.engine.facts import EngineBuild
+from hottune.engine.interface import Failure, LaunchFailed, Stage
+from hottune.errors import PortTakenError
+from hottune.machine.facts import Gpu
+from hottune.models.shape import ModelFile
+from hottune.outcomes import Crashed, Engagement, HotStats, NotEngaged, OutOfMemory, TimedOut
+from hottune.placement import Placement
+from hottune.units import MIB
+
+#: A disk this slow (MiB/s) still loads in time; plus what drivers and fit's trial runs may take.
+_SLOWEST_LOAD_MIB_S = 50
+_LOAD_TIMEOUT_FLOOR_S = 120.0
+_POLL_S = 0.1
+_CANNOT_BIND = "couldn't bind HTTP server socket"
+
+__all__ = ["LaunchFailed", "LlamaCppEngine", "Server", "check_engaged", "free_port", "launch"]
+
+
+class Server:
+    """A llama-server that is up. Made by `launch`, which also stops it."""
+
+    def __init__(
+        self, child: process.ChildProcess, port: int, placement: Placement, folder: Path, argv: list[str]
+    ) -> None:
+        self._child = child
+        self._placement = placement
+        self._folder = folder
+        self._final: control.DeviceStats | None = None
+        self._stopped = False
+        #: The command line as run.
+        self.argv = argv
+        #: The variables that hottune added to the environment.
+        self.env: dict[str, str] = {}
+        self.port = port
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.pid = child.pid
+        self.log_path = child.log_path
+        #: Seconds from the start of the process to health.
+        self.load_s = 0.0
+
+    def alive(self) -> bool:
+        """Tell whether the process still runs."""
+        return self._child.alive()
+
+    def log_text(self) -> str:
+        """Return the whole log so far."""
+        try:
+            return self.log_path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def log_tail(self, n_lines: int = 20) -> list[str]:
+        """Return the log's last lines, without timestamps."""
+        return loadlog.tail(self.log_text(), n_lines)
+
+    def engagement(self) -> Engagement:
+        """Return the proof of what took effect; the cache's counters are in it once it was stopped."""
+        hot = self._final.hot if self._final else None
+        return loadlog.parse(self.log_text()).engagement().model_copy(update={"hot": hot})
+
+    def hot_stats(self) -> HotStats | None:
+        """Return the cache's counters now, or None where there is no cache (or it does not answer)."""
+        if self._stopped:
+            return self._final.hot if self._final else None
+        stats = control.ask(_socket_path(self._folder)) if self._placement_is_hot() else None
+        return stats.hot if stats else None
+
+    @property
+    def virtual_peak_mib(self) -> float | None:
+        """Peak memory that the virtual GPU counted; None before `stop`, or with a real GPU."""
+        return self._final.virtual_peak_mib if self._final else None
+
+    def stop(self) -> HotStats | None:
+        """End the process for certain and return the cache's final counters; harmless when called again."""
+        if not self._stopped:
+            self._child.stop()
+            self._final = control.read_file(_stats_path(self._folder))
+            self._stopped = True
+        return self._final.hot if self._final else None
+
+    def failure(self, stage: Stage) -> OutOfMemory | Crashed:
+        """Say why the server failed, from its exit status and log.
+
+        Args:
+            stage: `first_batch` for the first request, `later` afterwards.
+        """
+        # A connection breaks a moment before the exit status is there.
+        return loadlog.diagnose(self.log_text(), stage, self._child.wait(2.0))
+
+    def _placement_is_hot(self) -> bool:
+        return self._placement.hot_k > 0 and not self._placement.fit
+
+
+@contextmanager
+def launch(
+    build: EngineBuild,
+    model: ModelFile,
+    placement: Placement,
+    *,
+    gpu: Gpu | None,
+    ceiling_mib: float,
+    log_path: Path,
+    port: int | None = None,
+    load_timeout_s: float | None = None,
+    on_progress: Callable[[str], None] | None = None,
+    no_warmup: bool = False,
+) -> Iterator[Server]:
+    """Start llama-server for a placement, wait until it is healthy, and stop it when the context ends.
+
+    Args:
+        build: the engine.
+        model: what to serve.
+        placement: what goes where.
+        gpu: the GPU, real or virtual; None keeps everything on the CPU.
+        ceiling_mib: VRAM that the server may use, MiB.
+        log_path: the server's log file, kept.
+        port: loopback port; None takes a free one.
+        load_timeout_s: seconds until health; None allows 120 and the model's size at 50 MiB/s.
+        on_progress: called with a few words when what the server is doing changes.
+        no_warmup: skip llama-server's empty warm-up run.
+
+    Raises:
+        LaunchFailed: it ran out of memory, crashed, did not come up in time, or not as asked.
+        PortTakenError: the asked-for port is in use.
+    """
+    if port is not None:
+        _require_free(port)
+    chosen = free_port() if port is None else port
+    folder = Path(tempfile.mkdtemp(prefix="hottune-"))  # mode 0700, and short: socket paths have a limit
+    try:
+        added = arguments.server_env(
+            build,
+            placement,
+            gpu=gpu,
+            ceiling_mib=ceiling_mib,
+            stats_path=_stats_path(folder),
+            socket_path=_socket_path(folder),
+        )
+        command = arguments.server_argv(
+            build,
+            model.path,
+            placement,
+            port=chosen,
+            gpu=gpu,
+            ceiling_mib=ceiling_mib,
+            no_warmup=no_warmup,
+        )
+        if "GGML_BACKEND_PATH" in added and not build.device_library.is_file():
+            # llama.cpp would log a line and serve without it.
+            raise LaunchFailed(NotEngaged(detail=f"the device library is missing: {build.device_library}"))
+        started = time.monotonic()
+        try:
+            child = process.start(command, env=arguments.child_environment(added), log_path=log_path)
+        except OSError as error:
+            detail = f"llama-server could not be started: {error}"
+            raise LaunchFailed(Crashed(exit_code=None, detail=detail)) from error
+        server = Server(child, chosen, placement, folder, command)
+        server.env = added
+        try:
+            limit_s = load_timeout_s if load_timeout_s is not None else _load_limit_s(model)
+            _wait_healthy(server, model, limit_s, on_progress)
+            server.load_s = time.monotonic() - started
+            refused = check_loaded(loadlog.parse(server.log_text()), placement, gpu)
+            if refused is not None:
+                raise LaunchFailed(refused.model_copy(update={"log_tail": server.log_tail()}))
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class LlamaCppEngine:
+    """llama.cpp's llama-server as an `interface.Engine`."""
+
+    def __init__(self, build: EngineBuild) -> None:
+        self.build = build
+
+    def launch(
+        self,
+        model: ModelFile,
+        placement: Placement,
+        *,
+        gpu: Gpu | None,
+        ceiling_mib: float,
+        log_path: Path,
+        port: int | None = None,
+        load_timeout_s: float | None = None,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> AbstractContextManager[Server]:
+        """Start a fresh server (see `launch`)."""
+        return launch(
+            self.build,
+            model,
+            placement,
+            gpu=gpu,
+            ceiling_mib=ceiling_mib,
+            log_path=log_path,
+            port=port,
+            load_timeout_s=load_timeout_s,
+            on_progress=on_progress,
+        )
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _require_free(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is no one's
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise _port_taken(port, error.strerror or str(error)) from error
+
+
+def _port_taken(port: int, why: str) -> PortTakenError:
+    return PortTakenError(
+        f"Port {port} on 127.0.0.1 cannot be used: {why}.",
+        "Another program most likely listens there.",
+        "Choose another with --port, or leave it out and a free one is taken.",
+    )
+
+
+def _stats_path(folder: Path) -> Path:
+    return folder / "stats.json"
+
+
+def _socket_path(folder: Path) -> Path:
+    return folder / "hot.sock"
+
+
+def _load_limit_s(model: ModelFile) -> float:
+    return _LOAD_TIMEOUT_FLOOR_S + model.size_bytes / MIB / _SLOWEST_LOAD_MIB_S
+
+
+def _wait_healthy(
+    server: Server, model: ModelFile, limit_s: float, on_progress: Callable[[str], None] | None
+) -> None:
+    """Return when /health says ok; raise LaunchFailed when the process dies or time runs out."""
+    deadline = time.monotonic() + limit_s
+    told = ""
+    with httpx.Client(timeout=2.0, trust_env=False) as client:
+        while True:
+            if not server.alive():
+                if _CANNOT_BIND in server.log_text():
+                    raise _port_taken(server.port, "llama-server could not bind it")
+                raise LaunchFailed(server.failure("load"))
+            with suppress(httpx.HTTPError):
+                if client.get(f"{server.base_url}/health").status_code == 200:
+                    return
+            if time.monotonic() > deadline:
+                detail = f"not healthy after {limit_s:.0f} s; last seen {loadlog.activity(server.log_text())}"
+                failure: Failure = TimedOut(
+                    stage="load", limit_s=limit_s, detail=detail, log_tail=server.log_tail()
+                )
+                raise LaunchFailed(failure)
+            if on_progress is not None and (now := _progress(server, model)) != told:
+                told = now
+                on_progress(now)
+            time.sleep(_POLL_S)
+
+
+def _progress(server: Server, model: ModelFile) -> str:
+    """Say what the server is doing, with a percentage while it reads weights.
+
+    llama-server logs no percentage. The bytes the process has read (or, for a mapped file, holds) tell it.
+    """
+    text = server.log_text()
+    words = loadlog.activity(text)
+    if not loadlog.loading_weights(text):
+        return words
+    try:
+        one = psutil.Process(server.pid)
+        seen = one.memory_info().rss
+        if hasattr(one, "io_counters"):
+            seen = max(seen, one.io_counters().read_chars)
+    except (psutil.Error, AttributeError):
+        return words
+    return f"{words} {min(99, 100 * seen // max(1, model.size_bytes))} %"

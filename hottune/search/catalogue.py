@@ -1,0 +1,88 @@
+"""Which studies there are in some storages."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from hottune.errors import StudyNotFoundError
+from hottune.search.journal import CONFIRM, Journal, open_storage, storage_errors
+from hottune.search.objective import Objective
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One study, in a line."""
+
+    name: str
+    model: str
+    ceiling_mib: float
+    objective: str
+    trials: int  # placements that ended
+    measured: int  # of these, measurements
+    replicates: int  # fresh servers of the confirm stage that ended
+    storage: str
+
+
+def summaries(urls: Sequence[str]) -> list[Summary]:
+    """Return every study of hottune's in the storages, by name; studies of others are left out.
+
+    Raises:
+        StorageError: a storage cannot be read.
+    """
+    found = []
+    for url in urls:
+        storage = open_storage(url)
+        with storage_errors(url):
+            there = optuna.get_all_study_summaries(storage, include_best_trial=False)
+            studies = {one.study_name: one for one in there}
+            for name, one in studies.items():
+                if "identity" not in one.user_attrs or name.endswith(CONFIRM):
+                    continue
+                trials = _ended(name, storage)
+                found.append(
+                    Summary(
+                        name=name,
+                        model=str(json.loads(one.user_attrs["model"])["name"]),
+                        ceiling_mib=float(json.loads(one.user_attrs["ceiling_mib"])),
+                        objective=str(json.loads(one.user_attrs["config"])["objective"]),
+                        trials=len(trials),
+                        measured=sum(1 for trial in trials if trial.value is not None),
+                        replicates=len(_ended(name + CONFIRM, storage)) if name + CONFIRM in studies else 0,
+                        storage=url,
+                    )
+                )
+    return sorted(found, key=lambda summary: summary.name)
+
+
+def reopen(name: str, urls: Sequence[str]) -> Journal:
+    """Return the journal of an existing study, to read it.
+
+    Raises:
+        StudyNotFoundError: no storage has it; the message names what there is.
+        StorageError: a storage cannot be read.
+    """
+    known = summaries(urls)
+    for one in known:
+        if one.name == name:
+            return Journal(name, one.storage, Objective(one.objective), settle=False)
+    names = [one.name for one in known]
+    near = difflib.get_close_matches(name, names, n=3) or names[:5]
+    raise StudyNotFoundError(
+        f"There is no study '{name}' here.",
+        "Studies are kept in ./studies of the folder that hottune ran in, unless --storage was given.",
+        f"Here: {', '.join(near)}." if near else "Begin one: hottune run demo",
+    )
+
+
+def _ended(name: str, storage: optuna.storages.BaseStorage) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(study_name=name, storage=storage)
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if "outcome" in trial.user_attrs and "skip" not in trial.user_attrs
+    ]

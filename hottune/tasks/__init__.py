@@ -1,0 +1,1 @@
+"""The steps of a run, used by `hottune.workflow` and by single commands."""

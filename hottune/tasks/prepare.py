@@ -1,0 +1,272 @@
+"""Everything before the first server: resolve, build, probe, plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hottune.engine.build import build_engine, find_engine, source_dir
+from hottune.engine.facts import Backend, EngineBuild
+from hottune.errors import BadSettingError
+from hottune.machine.facts import Gpu, Machine
+from hottune.machine.probe import probe_machine, virtual_gpu
+from hottune.models.memory import estimate
+from hottune.models.resolve import resolve_model
+from hottune.models.shape import ModelFile, MoeShape
+from hottune.placement import Placement
+from hottune.progress import NoProgress, Progress
+from hottune.search import space as spaces
+from hottune.search.space import Space
+from hottune.tasks.settings import RunConfig
+from hottune.units import format_bytes, mib
+from hottune.workload.facts import Workload
+from hottune.workload.workloads import context_needed, load_workload
+
+#: Share of the experts that a virtual GPU can hold by default: a real squeeze.
+VIRTUAL_EXPERT_SHARE = 0.35
+#: VRAM that a real GPU's driver context takes, until the first measurement says it exactly.
+CONTEXT_OVERHEAD_MIB = 500.0
+LEAST_CONTEXT = 4096
+UBATCHES = (512, 2048)
+DEMO_UBATCHES = (512,)
+BYPASSES = (1, 8)
+
+VIRTUAL_LINE = "No GPU found: using hottune's virtual GPU; these numbers show the tool, not a gain."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is settled before a server starts."""
+
+    config: RunConfig
+    engine: EngineBuild
+    model: ModelFile
+    machine: Machine
+    gpu: Gpu
+    ceiling_mib: float
+    workload: Workload
+    space: Space
+
+    @property
+    def name(self) -> str:
+        """The study's name: the one given, or one made from what is measured on what."""
+        if self.config.study:
+            return self.config.study
+        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        stem = re.sub(r"[^\w.+-]+", "-", self.model.name).strip("-.")[:48]
+        return f"{stem}-{self.workload.name}-{digest}"
+
+    def identity(self) -> dict[str, object]:
+        """Return what must be equal for two sessions to belong to one study."""
+        base = self.space.base
+        return {
+            "model": self.model.fingerprint,
+            "machine": [self.machine.system, self.machine.cpu.name, self.machine.cpu.logical_cores],
+            "gpu": [self.gpu.name, "" if self.gpu.virtual else round(self.gpu.vram_total_mib)],
+            "ceiling": self.config.vram_mib or f"free - {self.config.headroom_mib:.0f} MiB",
+            "workload": self.workload.sha256,
+            "engine": [self.engine.key, _file_hash(self.engine.device_library)],
+            "settings": base.model_dump(mode="json", exclude={"n_cpu_moe"}),
+            "ubatches": list(self.space.ubatches),
+            "objective": str(self.config.objective),
+        }
+
+
+def resolve(config: RunConfig, progress: Progress) -> ModelFile | None:
+    """Find the model and read its header; None for the demo, which needs the engine's tokenizer files.
+
+    Raises:
+        HottuneError: one of the errors 10-14, or a workload that does not exist.
+    """
+    _workload(config)
+    if config.is_demo:
+        return None
+    return resolve_model(config.model, cache_dir=config.cache_dir, progress=progress)
+
+
+def resolve_demo(config: RunConfig, progress: Progress) -> ModelFile:
+    """Make the demo model, or find it in the cache."""
+    source = source_dir(config.engine, cache_dir=config.cache_dir, progress=progress)
+    return resolve_model(config.model, cache_dir=config.cache_dir, progress=progress, source_dir=source)
+
+
+def build(config: RunConfig, progress: Progress) -> EngineBuild:
+    """Return the engine, built if need be."""
+    return build_engine(config.engine, cache_dir=config.cache_dir, progress=progress)
+
+
+def probe() -> Machine:
+    """Find out what machine this is."""
+    return probe_machine()
+
+
+def plan(
+    config: RunConfig,
+    engine: EngineBuild,
+    model: ModelFile,
+    machine: Machine,
+    *,
+    ceiling_mib: float | None = None,
+) -> Plan:
+    """Settle GPU, ceiling, workload, and the space of placements.
+
+    Args:
+        config: what was asked for.
+        engine: the llama.cpp to use.
+        model: what to serve.
+        machine: where.
+        ceiling_mib: the ceiling that a resumed study has; None computes it.
+
+    Raises:
+        BadSettingError: settings that make no sense together.
+        CeilingTooSmallError: not even all experts in RAM would fit.
+    """
+    workload = _workload(config)
+    base = _base(config, machine, workload)
+    ubatches = config.ubatches or (DEMO_UBATCHES if config.is_demo else UBATCHES)
+    gpu, ceiling_mib = _gpu_and_ceiling(config, engine, model.shape, machine, base, ubatches, ceiling_mib)
+    overhead_mib = 0.0 if gpu.virtual else CONTEXT_OVERHEAD_MIB
+
+    def need_mib(placement: Placement) -> float:
+        return estimate(model.shape, placement, overhead_mib=overhead_mib).vram_mib
+
+    space = spaces.plan(
+        model.shape, base, ceiling_mib, ubatches=ubatches, bypasses=BYPASSES, need_mib=need_mib
+    )
+    if config.quick and not config.ubatches:
+        space = _one_ubatch(space)
+    _require_ram(model, machine, base)
+    return Plan(config, engine, model, machine, gpu, ceiling_mib, workload, space)
+
+
+def engine_for_show(config: RunConfig) -> EngineBuild:
+    """Return the engine if it is built, else a stand-in with the names that its files will have."""
+    found = find_engine(config.engine, cache_dir=config.cache_dir)
+    return found or EngineBuild(
+        llama_server=Path("llama-server"),
+        device_library=Path("libggml-hot.so"),
+        backend=config.engine.backend or (Backend.CUDA if probe_machine().gpus else Backend.CPU),
+        llama_build="not built yet",
+        source="",
+        api_version=0,
+        compiler="",
+        options=(),
+        key="",
+    )
+
+
+def prepare(config: RunConfig, progress: Progress) -> Plan:
+    """Do all of the above, in the order in which errors are cheapest."""
+    early = resolve(config, progress)
+    engine = build(config, progress)
+    model = early or resolve_demo(config, progress)
+    return plan(config, engine, model, probe())
+
+
+def prepare_for_show(config: RunConfig) -> Plan:
+    """Like `prepare`, but builds nothing; for `--dry-run`."""
+    progress = NoProgress()
+    engine = engine_for_show(config)
+    if config.is_demo and not engine.key:
+        raise BadSettingError(
+            "The demo model is made with tokenizer files from llama.cpp's source, which is not here yet.",
+            next_step="Run `hottune build` once, then the dry run again.",
+        )
+    model = resolve(config, progress) or resolve_demo(config, progress)
+    return plan(config, engine, model, probe())
+
+
+def _workload(config: RunConfig) -> Workload:
+    return load_workload(config.workload, scale=config.scale or 1.0, seed=0)
+
+
+def _base(config: RunConfig, machine: Machine, workload: Workload) -> Placement:
+    needed = context_needed(workload)
+    if config.context is not None and config.context < needed:
+        raise BadSettingError(
+            f"A context of {config.context} tokens is too short for the workload '{workload.name}'.",
+            f"Its longest request takes {needed} tokens.",
+            "Raise --context or lower --scale.",
+        )
+    least = 0 if config.is_demo else LEAST_CONTEXT
+    return Placement(
+        n_cpu_moe=0,
+        threads=config.threads or machine.cpu.physical_cores,
+        load_mode=config.load_mode,
+        context=config.context or max(least, 256 * math.ceil(needed / 256)),
+        batch=max(2048, *config.ubatches, 0),
+    )
+
+
+def _gpu_and_ceiling(
+    config: RunConfig,
+    engine: EngineBuild,
+    shape: MoeShape,
+    machine: Machine,
+    base: Placement,
+    ubatches: tuple[int, ...],
+    known_mib: float | None,
+) -> tuple[Gpu, float]:
+    wanted_mib = known_mib or config.vram_mib
+    if engine.backend is Backend.CPU:
+        if wanted_mib is None:
+            plain = base.model_copy(update={"n_cpu_moe": shape.n_layers, "ubatch": max(ubatches)})
+            always = estimate(shape, plain).vram_mib
+            wanted_mib = always + VIRTUAL_EXPERT_SHARE * mib(shape.expert_bytes)
+        ceiling_mib = float(math.floor(wanted_mib))
+        return virtual_gpu(ceiling_mib), ceiling_mib
+    gpu = _real_gpu(config, engine, machine)
+    ceiling_mib = float(math.floor(wanted_mib or gpu.vram_free_mib - config.headroom_mib))
+    if ceiling_mib > gpu.vram_free_mib:
+        raise BadSettingError(
+            f"A VRAM ceiling of {ceiling_mib:.0f} MiB is more than is free on {gpu.name}: "
+            f"{gpu.vram_free_mib:.0f} of {gpu.vram_total_mib:.0f} MiB.",
+            "Another program may hold some of it.",
+            "Close it, or give a lower --vram.",
+        )
+    return gpu, ceiling_mib
+
+
+def _real_gpu(config: RunConfig, engine: EngineBuild, machine: Machine) -> Gpu:
+    if machine.gpus:
+        if config.gpu is None:
+            return max(machine.gpus, key=lambda gpu: gpu.vram_free_mib)
+        for gpu in machine.gpus:
+            if gpu.index == config.gpu:
+                return gpu
+        indices = ", ".join(str(gpu.index) for gpu in machine.gpus)
+        raise BadSettingError(f"There is no GPU {config.gpu}.", next_step=f"GPUs here: {indices}.")
+    if config.vram_mib is None:
+        raise BadSettingError(
+            f"The engine is built for {engine.backend}, but this GPU's memory cannot be read.",
+            " ".join(machine.notes) or "NVML shows no GPU.",
+            "Say how much it has with --vram, or use --backend cpu for the virtual GPU.",
+        )
+    size = config.vram_mib
+    return Gpu(index=config.gpu or 0, name=str(engine.backend), vram_total_mib=size, vram_free_mib=size)
+
+
+def _one_ubatch(space: Space) -> Space:
+    """Keep the largest ubatch whose buffers leave at least half of the ceiling to experts."""
+    roomy = [u for u in space.ubatches if space.predicted_mib(space.all_cpu(u)) <= space.ceiling_mib / 2]
+    return replace(space, ubatches=(max(roomy),) if roomy else (min(space.ubatches),))
+
+
+def _require_ram(model: ModelFile, machine: Machine, base: Placement) -> None:
+    if base.load_mode == "none" and mib(model.size_bytes) > machine.ram_total_mib:
+        raise BadSettingError(
+            f"{model.name} ({format_bytes(model.size_bytes)}) is larger than this machine's memory.",
+            "Load mode 'none' reads all weights into memory.",
+            "Use --load-mode mmap.",
+        )
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""

@@ -1,0 +1,248 @@
+"""From confirmed replicates to a Report: means, changes with intervals, the recommendation, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+
+import hottune
+from hottune.engine.argv import server_argv, server_env, shell_command
+from hottune.errors import NothingMeasuredError
+from hottune.outcomes import Measurement
+from hottune.placement import Placement
+from hottune.report.schema import Arm, ArmName, Change, Metric, Replicate, Report, Trial, WarningNote, Winner
+from hottune.search.baselines import BASELINES
+from hottune.search.confirm import Confirmed
+from hottune.search.objective import Objective
+from hottune.search.study import best_of_arms
+from hottune.stats import NoteCode, first_run_slower, note, outliers, paired_change, recommend
+from hottune.tasks.prepare import Plan
+from hottune.workload.summary import same_text
+
+SERVE_PORT = 8080
+#: Variables of a measurement that serving does not need.
+MEASURING_ONLY = ("GGML_HOT_STATS", "GGML_HOT_SOCKET")
+
+_SPEED: dict[Metric, tuple[Callable[[Measurement], float], bool]] = {
+    "decode": (lambda one: one.decode_tok_s, True),
+    "prefill": (lambda one: one.prefill_tok_s, True),
+    "turn": (lambda one: one.turn_s, False),
+}
+
+
+def make_report(
+    plan: Plan, trials: list[Trial], confirmed: Confirmed, *, seconds: float, notes: list[WarningNote]
+) -> Report:
+    """Put everything that was found out into the result schema.
+
+    Raises:
+        NothingMeasuredError: no arm has a measurement.
+    """
+    objective = plan.config.objective
+    searched = best_of_arms(trials, objective)
+    arms = [arm for name in (*BASELINES, "hot") if (arm := _arm(plan, name, trials, searched, confirmed))]
+    measured = {arm.name: measurements(arm.replicates) for arm in arms if arm.outcome == "measurement"}
+    if not measured:
+        raise NothingMeasuredError(
+            f"No placement of {plan.model.name} could be measured.",
+            "; ".join(f"{arm.name}: {arm.outcome} ({arm.detail})" for arm in arms)[:800],
+            f"The outcomes are in the study '{plan.name}': hottune studies show {plan.name}",
+        )
+    best = _best_baseline(measured, objective)
+    rows = [_compared(arm, best, arms, measured) for arm in arms]
+    winner = _winner(plan, rows, best, objective)
+    return Report(
+        hottune_version=hottune.__version__,
+        created=datetime.now(UTC),
+        command=plan.config.command,
+        study=plan.name,
+        objective=objective.describe(plan.workload.name),
+        ceiling_mib=plan.ceiling_mib,
+        model=plan.model,
+        machine=plan.machine.model_copy(update={"gpus": (plan.gpu,)}) if plan.gpu.virtual else plan.machine,
+        engine=plan.engine,
+        workload=plan.workload,
+        arms=rows,
+        winner=winner,
+        trials=trials,
+        warnings=[*notes, *_warnings(plan, rows)],
+        seconds=seconds,
+    )
+
+
+def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of a placement's server and the variables hottune adds."""
+    argv = server_argv(
+        plan.engine,
+        plan.model.path,
+        placement,
+        port=port,
+        gpu=plan.gpu,
+        ceiling_mib=plan.ceiling_mib,
+    )
+    env = server_env(
+        plan.engine,
+        placement,
+        gpu=plan.gpu,
+        ceiling_mib=plan.ceiling_mib,
+        stats_path=Path("hot-stats.json"),
+    )
+    return argv, env
+
+
+def measurements(replicates: list[Replicate]) -> list[Measurement]:
+    """Return the outcomes that are measurements."""
+    return [one.outcome for one in replicates if isinstance(one.outcome, Measurement)]
+
+
+def _arm(
+    plan: Plan,
+    name: ArmName,
+    trials: list[Trial],
+    searched: Mapping[ArmName, Trial],
+    confirmed: Confirmed,
+) -> Arm | None:
+    """Make the row of an arm, not yet compared; None when the arm was never tried."""
+    attempts = [trial for trial in trials if (trial.arm or "hot") == name]
+    trial = searched.get(name) or (attempts[-1] if attempts else None)
+    if trial is None:
+        return None
+    placement = confirmed.placements.get(name, trial.placement)
+    argv, env = argv_and_env(plan, placement, plan.config.port or SERVE_PORT)
+    replicates = confirmed.replicates.get(name, [])
+    found = measurements(replicates)
+    row = Arm(
+        name=name, placement=placement, argv=argv, env=env, outcome="measurement", replicates=replicates
+    )
+    if isinstance(trial.outcome, Measurement):
+        row = row.model_copy(
+            update={
+                "search_decode_tok_s": trial.outcome.decode_tok_s,
+                "search_turn_s": trial.outcome.turn_s,
+            }
+        )
+    if not found:
+        ended = next((one.outcome for one in reversed(replicates)), trial.outcome)
+        if isinstance(ended, Measurement):  # the stage was cut short before this arm's turn
+            return row.model_copy(update={"outcome": "not_confirmed", "detail": "not measured again"})
+        return row.model_copy(update={"outcome": ended.kind, "detail": ended.detail})
+    hits = [one.hit_rate for one in found if one.hit_rate is not None]
+    return row.model_copy(
+        update={
+            "prefill_tok_s": fmean(one.prefill_tok_s for one in found),
+            "decode_tok_s": fmean(one.decode_tok_s for one in found),
+            "ttft_ms": fmean(one.ttft_ms for one in found),
+            "turn_s": fmean(one.turn_s for one in found),
+            "vram_peak_mib": max(one.vram_peak_mib for one in found),
+            "vram_source": found[0].vram_source,
+            "hit_rate": fmean(hits) if hits else None,
+        }
+    )
+
+
+def _best_baseline(measured: Mapping[ArmName, list[Measurement]], objective: Objective) -> ArmName | None:
+    static = [arm for arm in BASELINES if arm in measured]
+    return min(static, key=lambda arm: fmean(objective.cost(one) for one in measured[arm]), default=None)
+
+
+def _compared(
+    arm: Arm, best: ArmName | None, arms: list[Arm], measured: Mapping[ArmName, list[Measurement]]
+) -> Arm:
+    """Add an arm's changes against every measured baseline, and whether its text is the all-cpu arm's."""
+    if arm.name not in measured:
+        return arm
+    ratios: dict[ArmName, dict[Metric, Change]] = {}
+    for base in arms:
+        if base.name == arm.name or base.name not in BASELINES or base.name not in measured:
+            continue
+        pairs = _pairs(arm, base)
+        if pairs:
+            ratios[base.name] = {metric: _change(pairs, metric) for metric in _SPEED}
+    update: dict[str, object] = {"ratios": ratios}
+    if best in ratios:
+        update |= {"versus_arm": best} | {f"versus_{metric}": ratios[best][metric] for metric in _SPEED}
+    if "all-cpu" in measured:
+        first = measured["all-cpu"][0].requests
+        update["text_equal"] = all(same_text(one.requests, first) for one in measured[arm.name])
+    return arm.model_copy(update=update)
+
+
+def _pairs(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:
+    """Pair the n-th replicates of two arms: each arm is measured once a round, so they share a round."""
+    both = zip(arm.replicates, base.replicates, strict=False)
+    return [
+        (one.outcome, other.outcome)
+        for one, other in both
+        if isinstance(one.outcome, Measurement) and isinstance(other.outcome, Measurement)
+    ]
+
+
+def _change(pairs: list[tuple[Measurement, Measurement]], metric: Metric) -> Change:
+    read, higher_is_better = _SPEED[metric]
+    found = paired_change(
+        [read(one) for one, _ in pairs],
+        [read(other) for _, other in pairs],
+        higher_is_better=higher_is_better,
+    )
+    return Change(
+        ratio=found.ratio,
+        low=found.low,
+        high=found.high,
+        verdict=found.verdict,
+        method=found.method,
+        p_value=found.p_value,
+    )
+
+
+def _winner(plan: Plan, rows: list[Arm], best: ArmName | None, objective: Objective) -> Winner:
+    by_name = {row.name: row for row in rows if row.outcome == "measurement"}
+    hot = by_name.get("hot")
+    if best is None:
+        assert hot is not None  # something was measured, and it was no baseline
+        chosen, reason = hot, "hot: the only arm that could be measured"
+    else:
+        metric: Metric = objective.value
+        found = hot.ratios[best][metric] if hot and best in hot.ratios else None
+        change = None
+        if hot and found:
+            pairs = _pairs(hot, by_name[best])
+            read, higher = _SPEED[metric]
+            change = paired_change(
+                [read(one) for one, _ in pairs],
+                [read(other) for _, other in pairs],
+                higher_is_better=higher,
+            )
+        advice = recommend(best, "hot" if hot else None, change)
+        chosen, reason = by_name["hot" if advice.arm == "hot" else best], advice.reason
+    argv, env = argv_and_env(plan, chosen.placement, plan.config.port or SERVE_PORT)
+    served = {key: value for key, value in env.items() if key not in MEASURING_ONLY}
+    return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, served))
+
+
+def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:
+    """Return the warnings that the numbers themselves give rise to."""
+    found: list[tuple[str, str]] = []
+    if plan.gpu.virtual:
+        found.append(note(NoteCode.VIRTUAL_GPU))
+    if plan.model.synthetic:
+        found.append(note(NoteCode.SYNTHETIC_MODEL, model=plan.model.name))
+    arms = [row for row in rows if row.outcome == "measurement"]
+    least = min((len(measurements(row.replicates)) for row in arms), default=0)
+    if least < 3:
+        found.append(note(NoteCode.FEW_REPLICATES, n=least))
+    if any(row.vram_source == "device-change" for row in arms):
+        found.append(note(NoteCode.VRAM_BY_DEVICE_CHANGE, gpu=plan.gpu.name))
+    for row in arms:
+        turns = [one.turn_s for one in measurements(row.replicates)]
+        excess = first_run_slower(turns)
+        if excess is not None:
+            found.append(note(NoteCode.FIRST_RUN_SLOWER, arm=row.name, percent=round(excess * 100)))
+        elif far := outliers(turns):
+            found.append(note(NoteCode.OUTLIERS, arm=row.name, count=len(far), total=len(turns)))
+        if not plan.gpu.virtual and any(
+            one.engagement.pinned is False for one in measurements(row.replicates)
+        ):
+            found.append(note(NoteCode.UNPINNED_WEIGHTS, arm=row.name))
+    return [WarningNote(code=code, text=text) for code, text in found]

@@ -1,0 +1,66 @@
+"""RunConfig: everything a run was asked for. It is kept in the study, so that a study can be resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hottune.engine.build import BuildOptions
+from hottune.placement import LoadMode
+from hottune.search.objective import Objective
+
+DEMO = "demo"
+
+
+class RunConfig(BaseModel):
+    """What `hottune run` was asked for. None means: hottune decides (see `tasks.prepare`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="a path, owner/repo[:quant], or demo")
+    cache_dir: Path
+    studies_dir: Path
+    reports_dir: Path
+    engine: BuildOptions = BuildOptions()
+    vram_mib: float | None = Field(default=None, gt=0, description="VRAM ceiling of every arm, MiB")
+    headroom_mib: float = Field(default=512, ge=0, description="left free when there is no vram_mib")
+    gpu: int | None = Field(default=None, ge=0, description="NVML index; None = the one with most room")
+    trials: int | None = Field(default=None, ge=0, description="placements to measure after the baselines")
+    replicates: int | None = Field(default=None, ge=1, description="fresh servers of each arm at the end")
+    workload: str = "chat"
+    scale: float | None = Field(default=None, gt=0, le=1, description="shrinks the workload's lengths")
+    context: int | None = Field(default=None, ge=1, description="tokens")
+    load_mode: LoadMode = LoadMode.NONE
+    ubatches: tuple[int, ...] = Field(default=(), description="physical batch sizes to try, tokens")
+    threads: int | None = Field(default=None, ge=1)
+    objective: Objective = Objective.TURN
+    study: str | None = Field(default=None, description="name; None = made from what is measured on what")
+    storage: str | None = Field(default=None, description="Optuna URL; None = <studies_dir>/<name>.db")
+    quick: bool = False
+    time_budget_s: float | None = Field(default=None, gt=0)
+    port: int | None = Field(default=None, ge=1, le=65535)
+    seed: int = 0
+    command: str = Field(default="", description="the command line, for the report")
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the model is the one that hottune makes itself."""
+        return self.model == DEMO
+
+    @property
+    def trials_wanted(self) -> int:
+        """Placements to measure after the baselines."""
+        if self.trials is not None:
+            return self.trials
+        return 5 if self.quick else 10 if self.is_demo else 20
+
+    @property
+    def rounds_wanted(self) -> int:
+        """Fresh servers of each arm in the confirm stage."""
+        return self.replicates if self.replicates is not None else 2 if self.quick else 3
+
+    @property
+    def budget_s(self) -> float | None:
+        """Time for all servers together; None = no limit."""
+        return self.time_budget_s if self.time_budget_s is not None else 240.0 if self.quick else None

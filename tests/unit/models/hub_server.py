@@ -1,0 +1,165 @@
+"""A small Hugging Face Hub on 127.0.0.1: as much of its HTTP interface as hottune asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """What the hub holds, how it misbehaves, and what it was asked."""
+
+    url: str = ""
+    repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    token: str = "hf_right"
+    cut_after: int | None = None  # bytes of a file sent before the connection breaks
+    cuts_left: int = 0
+    resumes: bool = True  # answers Range with 206
+    lies_about_checksums: bool = False
+    fails_with: int | None = None  # HTTP status of every API answer
+    requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
+
+    def sent(self, method: str, part: str) -> list[str]:
+        """Return the Range headers ("" for none) of all requests for paths with `part` in them."""
+        return [ranged for verb, path, ranged in list(self.requests) if verb == method and part in path]
+
+
+@contextmanager
+def running_hub() -> Iterator[Hub]:
+    """Serve a hub on a free port until the block ends."""
+    hub = Hub()
+
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        self.hub.requests.append(("GET", url.path, self.headers.get("Range", "")))
+        if url.path.startswith("/api/"):
+            self.answer_api(url.path, parse_qs(url.query))
+        elif "/resolve/" in url.path:
+            self.redirect(url.path)
+        elif url.path.startswith("/cdn/"):
+            self.send_file(url.path.removeprefix("/cdn/"))
+        else:
+            self.answer(404, {})
+
+    def answer(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
+        raw = json.dumps(body).encode()
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def allowed(self, repo: str) -> bool:
+        if repo not in self.hub.repos:
+            self.answer(404, {"error": "not found"}, {"X-Error-Code": "RepoNotFound"})
+        elif repo in self.hub.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self.answer(401, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
+        else:
+            return True
+        return False
+
+    def answer_api(self, path: str, query: dict[str, list[str]]) -> None:
+        if self.hub.fails_with:
+            self.answer(self.hub.fails_with, {"error": "trouble"})
+        elif path == "/api/models":
+            words = query.get("search", [""])[0].lower()
+            found = [name for name in self.hub.repos if words in name.lower()]
+            limit = int(query.get("limit", ["100"])[0])
+            self.answer(200, [self.summary(name) for name in found][:limit])
+        else:
+            repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+            if self.allowed(repo):
+                if revision not in ("", "main", COMMIT):
+                    self.answer(404, {"error": "no revision"}, {"X-Error-Code": "RevisionNotFound"})
+                    return
+                siblings = [self.sibling(*item) for item in self.hub.repos[repo].items()]
+                self.answer(200, self.summary(repo) | {"sha": COMMIT, "siblings": siblings})
+
+    def summary(self, repo: str) -> dict[str, object]:
+        updated = "2026-03-04T05:06:07.000Z"
+        return {
+            "id": repo,
+            "modelId": repo,
+            "downloads": 1234,
+            "likes": 5,
+            "lastModified": updated,
+            "tags": [],
+        }
+
+    def sibling(self, name: str, content: bytes) -> dict[str, object]:
+        sha256 = hashlib.sha256(b"other" if self.hub.lies_about_checksums else content).hexdigest()
+        facts: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": "b" * 40}
+        if name.endswith(".gguf"):
+            facts["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
+        return facts
+
+    def redirect(self, path: str) -> None:
+        """Send to the file store, as the hub does for large files."""
+        repo, _, rest = path.lstrip("/").partition("/resolve/")
+        if not self.allowed(repo):
+            return
+        _, _, name = rest.partition("/")
+        self.answer(302, {}, {"Location": f"{self.hub.url}/cdn/{repo}/{name}", "X-Repo-Commit": COMMIT})
+
+    def send_file(self, path: str) -> None:
+        owner, name, file = path.split("/", 2)
+        content = self.hub.repos[f"{owner}/{name}"][file]
+        ranged = self.headers.get("Range", "")
+        start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged and self.hub.resumes else 0
+        if start >= len(content):
+            self.answer(416, {})
+            return
+        rest = content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.hub.cut_after is not None and self.hub.cuts_left > 0:
+            self.hub.cuts_left -= 1
+            self.wfile.write(rest[: self.hub.cut_after])
+            self.wfile.flush()
+            self.close_connection = True
+            return
+        self.wfile.write(rest)

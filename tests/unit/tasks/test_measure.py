@@ -1,0 +1,154 @@
+"""Everything a placement can do wrong ends as an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import planned
+import pytest
+
+from hottune.engine.interface import LaunchFailed
+from hottune.outcomes import Crashed, Engagement, HotStats, Measurement, Outcome, OutOfMemory
+from hottune.placement import Placement
+from hottune.tasks import measure
+from hottune.workload.client import RequestFailed
+
+HOT = HotStats(slots=4, layers=8, hits=3, misses=1, uploads=1, uploaded_bytes=1, cache_bytes=1)
+
+
+class FakeServer:
+    base_url = "http://127.0.0.1:1"
+    pid = 1
+    load_s = 2.0
+
+    def __init__(self, hot: HotStats | None = None, peak_mib: float | None = 40.0) -> None:
+        self.hot = hot
+        self.virtual_peak_mib = peak_mib
+        self.stopped = False
+
+    def stop(self) -> HotStats | None:
+        self.stopped = True
+        return self.hot
+
+    def alive(self) -> bool:
+        return not self.stopped
+
+    def log_tail(self) -> list[str]:
+        return ["last line"]
+
+    def failure(self, stage: str) -> Outcome:
+        return Crashed(exit_code=1, detail=f"died at {stage}")
+
+    def engagement(self) -> Engagement:
+        return Engagement(
+            gpu_device="VGPU0",
+            vram_model_mib=1,
+            vram_kv_mib=1,
+            vram_compute_mib=1,
+            host_model_mib=1,
+            hot=self.hot,
+        )
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    plan = planned.plan(tmp_path)
+
+    def run(
+        *,
+        hot_k: int = 0,
+        server: FakeServer | None = None,
+        launch_error: Exception | None = None,
+        drive_error: Exception | None = None,
+    ) -> Outcome:
+        served = server or FakeServer(HOT if hot_k else None)
+
+        @contextmanager
+        def launch(*_: Any, **__: Any) -> Iterator[FakeServer]:
+            if launch_error:
+                raise launch_error
+            yield served
+
+        def drive(*_: Any, on_progress: Callable[[str], None], **__: Any) -> Any:
+            on_progress("request 1")
+            if drive_error:
+                raise drive_error
+            return planned.measured(placement, 1.0).requests
+
+        placement = plan.space.base.model_copy(update={"n_cpu_moe": 8, "hot_k": hot_k})
+        monkeypatch.setattr(measure, "launch", launch)
+        monkeypatch.setattr(measure, "drive", drive)
+        bench = measure.Bench(
+            engine=plan.engine,
+            model=plan.model,
+            gpu=plan.gpu,
+            ceiling_mib=50.0,
+            workload=plan.workload,
+            log_dir=tmp_path,
+        )
+        return bench.measure(placement)
+
+    return run
+
+
+def test_a_server_that_does_all_that_was_asked_is_a_measurement(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(hot_k=4)
+    assert isinstance(outcome, Measurement)
+    assert outcome.hit_rate == 0.75
+    assert (outcome.vram_peak_mib, outcome.vram_source, outcome.load_s) == (40.0, "virtual", 2.0)
+
+
+def test_a_launch_that_failed_ends_as_its_outcome(measured: Callable[..., Outcome]) -> None:
+    wanted = OutOfMemory(stage="load", detail="no room")
+    assert measured(launch_error=LaunchFailed(wanted)) == wanted
+
+
+def test_a_cache_that_left_no_counters_is_not_engaged(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(hot_k=4, server=FakeServer(hot=None))
+    assert outcome.kind == "not_engaged"
+
+
+def test_a_virtual_gpu_without_a_peak_is_not_engaged(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(server=FakeServer(peak_mib=None))
+    assert outcome.kind == "not_engaged"
+
+
+@pytest.mark.parametrize(("peak_mib", "kind"), [(50.9, "measurement"), (51.1, "rejected")])
+def test_a_peak_above_the_ceiling_is_rejected_whatever_its_speed(
+    measured: Callable[..., Outcome], peak_mib: float, kind: str
+) -> None:
+    outcome = measured(server=FakeServer(peak_mib=peak_mib))
+    assert outcome.kind == kind
+
+
+def test_a_server_that_dies_in_its_first_request_is_diagnosed_there(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(drive_error=RequestFailed("connection broke"))
+    assert isinstance(outcome, Crashed)
+    assert "connection broke" in outcome.detail
+    assert "first_batch" in outcome.detail
+
+
+def test_a_request_without_an_end_is_timed_out(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(drive_error=RequestFailed("no end", timed_out=True))
+    assert outcome.kind == "timed_out"
+
+
+def test_ctrl_c_goes_through(measured: Callable[..., Outcome]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measured(drive_error=KeyboardInterrupt())  # type: ignore[arg-type]
+
+
+def test_old_logs_are_pruned(tmp_path: Path, measured: Callable[..., Outcome]) -> None:
+    for number in range(measure.LOGS_KEPT + 5):
+        (tmp_path / f"20000101-{number:06d}.log").touch()
+    measured()
+    logs = sorted(tmp_path.glob("*.log"))
+    assert len(logs) == measure.LOGS_KEPT
+    assert logs[0].name == "20000101-000005.log"
+
+
+def test_a_placement_label_is_what_a_person_reads(tmp_path: Path) -> None:
+    assert Placement(n_cpu_moe=8, hot_k=4, threads=1).label() == "ncmoe 8 + hot 4/60 ub 512"

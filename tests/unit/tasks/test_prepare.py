@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import planned
+import pytest
+
+from hottune.engine.facts import Backend
+from hottune.errors import BadSettingError, CeilingTooSmallError
+from hottune.models.memory import estimate
+from hottune.tasks import prepare
+
+
+def real(folder: Path, *gpus: object, **changes: object) -> prepare.Plan:
+    machine = planned.machine(*gpus)  # type: ignore[arg-type]
+    return prepare.plan(
+        planned.config(folder, **changes), planned.engine(Backend.CUDA), planned.model(), machine
+    )
+
+
+def test_without_a_gpu_the_ceiling_is_a_squeeze_on_the_virtual_one(tmp_path: Path) -> None:
+    plan = planned.plan(tmp_path)
+    assert plan.gpu.virtual
+    always = estimate(planned.SHAPE, plan.space.all_cpu(64)).vram_mib
+    assert plan.ceiling_mib == pytest.approx(always + 0.35 * 128, abs=1)
+    assert plan.ceiling_mib < estimate(planned.SHAPE, plan.space.layers(0, 64)).vram_mib
+
+
+def test_with_a_gpu_the_ceiling_is_what_is_free_less_the_headroom(tmp_path: Path) -> None:
+    assert real(tmp_path, planned.gpu(20000)).ceiling_mib == 20000 - 512
+
+
+def test_the_gpu_with_most_room_is_taken_unless_one_is_named(tmp_path: Path) -> None:
+    both = planned.gpu(9000, 0), planned.gpu(15000, 1)
+    assert real(tmp_path, *both).gpu.index == 1
+    assert real(tmp_path, *both, gpu=0).gpu.index == 0
+    with pytest.raises(BadSettingError, match="no GPU 7"):
+        real(tmp_path, *both, gpu=7)
+
+
+def test_more_vram_than_is_free_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSettingError, match="more than is free"):
+        real(tmp_path, planned.gpu(8000), vram_mib=9000)
+
+
+def test_a_ceiling_below_the_dense_part_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CeilingTooSmallError):
+        planned.plan(tmp_path, vram_mib=5)
+
+
+def test_a_context_too_short_for_the_workload_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSettingError, match="too short"):
+        planned.plan(tmp_path, context=100)
+
+
+def test_the_context_holds_the_longest_request(tmp_path: Path) -> None:
+    plan = planned.plan(tmp_path, workload="document")
+    longest = max(one.prompt_tokens + one.output_tokens for one in plan.workload.requests)
+    assert plan.space.base.context > longest
+
+
+def test_a_model_larger_than_memory_needs_mmap(tmp_path: Path) -> None:
+    huge = planned.model().model_copy(update={"size_bytes": 10**14})
+    with pytest.raises(BadSettingError, match="larger than this machine's memory"):
+        prepare.plan(planned.config(tmp_path), planned.engine(), huge, planned.machine())
+    relaxed = planned.config(tmp_path, load_mode="mmap")
+    assert prepare.plan(relaxed, planned.engine(), huge, planned.machine()).space.base.load_mode == "mmap"
+
+
+def test_quick_keeps_one_ubatch(tmp_path: Path) -> None:
+    assert real(tmp_path, planned.gpu(), ubatches=()).space.ubatches == (512, 2048)
+    assert real(tmp_path, planned.gpu(), ubatches=(), quick=True).space.ubatches == (2048,)
+
+
+def test_a_study_is_named_after_what_is_measured_on_what(tmp_path: Path) -> None:
+    name = planned.plan(tmp_path).name
+    assert name == planned.plan(tmp_path).name
+    assert name.startswith("m-chat-")
+    for change in ({"vram_mib": 90}, {"workload": "code"}, {"threads": 1}, {"ubatches": (32,)}):
+        assert planned.plan(tmp_path, **change).name != name
+    for change in ({"trials": 9}, {"replicates": 9}, {"seed": 4}, {"quick": True}):
+        assert planned.plan(tmp_path, **change).name == name
+    assert planned.plan(tmp_path, study="mine").name == "mine"
+
+
+def test_free_vram_that_moved_a_little_is_still_the_same_study(tmp_path: Path) -> None:
+    assert real(tmp_path, planned.gpu(20000)).name == real(tmp_path, planned.gpu(19990)).name

@@ -1,0 +1,179 @@
+"""Driving a server: what is sent, what is measured, and what is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from fake_server import FakeServer
+
+from hottune.errors import BadSettingError
+from hottune.outcomes import RequestSample
+from hottune.workload.client import RequestFailed, drive
+from hottune.workload.facts import Request, Workload
+from hottune.workload.workloads import make_workload
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    yield fake
+    fake.close()
+
+
+def small_workload(prompt_tokens: int = 20, output_tokens: int = 8) -> Workload:
+    lengths = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+    requests = [
+        Request(text="chat-bread", kind="chat", **lengths),
+        Request(text="code-cpp", kind="code", **lengths),
+    ]
+    return make_workload("test", requests)
+
+
+def failure(server: FakeServer, **options: float) -> RequestFailed:
+    with pytest.raises(RequestFailed) as caught:
+        drive(server.base_url, small_workload(), **options)
+    return caught.value
+
+
+def test_every_request_becomes_one_sample(server: FakeServer) -> None:
+    samples = drive(server.base_url, small_workload())
+    assert [(s.workload, s.warmup) for s in samples] == [("chat", True), ("code", False)]
+    assert [(s.prompt_tokens, s.output_tokens) for s in samples] == [(20, 8), (20, 8)]
+    assert [(s.prefill_ms, s.decode_ms) for s in samples] == [(20.0, 40.0), (20.0, 40.0)]
+    assert all(len(s.token_ms) == 7 for s in samples)
+    assert all(0 < s.ttft_ms <= s.turn_s * 1000 for s in samples)
+
+
+def test_the_prompt_is_cut_to_exactly_the_asked_number_of_tokens(server: FakeServer) -> None:
+    drive(server.base_url, small_workload(prompt_tokens=17))
+    assert [request["prompt"] for request in server.requests] == [[1, *range(100, 116)]] * 2
+
+
+def test_requests_are_greedy_uncached_and_of_fixed_length(server: FakeServer) -> None:
+    drive(server.base_url, small_workload())
+    for request in server.requests:
+        assert request["cache_prompt"] is False
+        assert request["ignore_eos"] is True
+        assert request["n_predict"] == 8
+        assert (request["samplers"], request["top_k"], request["temperature"]) == (["top_k"], 1, 0.0)
+        assert request["seed"] == 0
+
+
+def test_the_environments_proxy_is_not_used(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert len(drive(server.base_url, small_workload())) == 2
+
+
+def test_progress_is_told_between_requests_only(server: FakeServer) -> None:
+    lines: list[str] = []
+    drive(server.base_url, small_workload(), on_progress=lines.append)
+    assert lines == [
+        "request 1 of 2 (warm-up): chat-bread, 20 tokens in, 8 out",
+        "request 2 of 2: code-cpp, 20 tokens in, 8 out",
+    ]
+
+
+def test_events_that_arrive_in_pieces_are_put_together(server: FakeServer) -> None:
+    whole = drive(server.base_url, small_workload())
+    server.split_writes = True
+    split = drive(server.base_url, small_workload())
+    assert hashes(split) == hashes(whole)
+
+
+def test_a_different_text_has_a_different_hash(server: FakeServer) -> None:
+    before = drive(server.base_url, small_workload())
+    server.piece = "other "
+    assert hashes(drive(server.base_url, small_workload())) != hashes(before)
+
+
+def test_gaps_between_tokens_are_the_servers_pace(server: FakeServer) -> None:
+    server.token_delay_s = 0.02
+    sample = drive(server.base_url, small_workload(output_tokens=5))[1]
+    assert min(sample.token_ms) > 10
+    assert sum(sample.token_ms) + sample.ttft_ms <= sample.turn_s * 1000 + 1e-6
+
+
+def test_a_text_shorter_than_its_prompt_is_an_error_and_not_repeated(server: FakeServer) -> None:
+    with pytest.raises(BadSettingError, match=r"'chat-bread' has 143 tokens.*needs 500"):
+        drive(server.base_url, small_workload(prompt_tokens=500))
+    assert server.requests == []
+
+
+def test_a_cut_stream_is_a_failure(server: FakeServer) -> None:
+    server.stop_after = 3
+    error = failure(server)
+    assert not error.timed_out
+    assert "the connection to the server broke after 3 events" in error.detail
+
+
+def test_a_stream_that_ends_early_but_politely_is_a_failure(server: FakeServer) -> None:
+    server.final = {"stop": False}
+    assert failure(server).detail == "the stream ended after 8 of 8 tokens"
+
+
+def test_a_server_that_goes_silent_times_out(server: FakeServer) -> None:
+    server.silent_after = 2
+    error = failure(server, request_timeout_s=0.2)
+    assert error.timed_out
+    assert "silent after 2 events" in error.detail
+
+
+def test_a_server_that_only_pings_times_out(server: FakeServer) -> None:
+    server.ping_forever = True
+    start = time.monotonic()
+    error = failure(server, request_timeout_s=0.2)
+    assert error.timed_out
+    assert time.monotonic() - start < 5
+
+
+def test_a_refused_request_tells_the_servers_reason(server: FakeServer) -> None:
+    server.completion_status = 500
+    error = failure(server)
+    assert error.detail == "the server answered /completion with 500: out of slots"
+    assert not error.timed_out
+
+
+def test_an_error_in_the_middle_of_a_stream_tells_the_servers_reason(server: FakeServer) -> None:
+    server.error_after = 4
+    assert failure(server).detail == "the server answered with an error: Compute error."
+
+
+@pytest.mark.parametrize(
+    ("timings", "reason"),
+    [
+        ({"prompt_n": 3, "cache_n": 17}, r"3 prompt tokens processed \(17 cached\), not 20"),
+        ({"predicted_n": 7}, r"7 tokens generated \(limit\), not 8"),
+        ({"prompt_ms": 0.0}, "'prompt_ms' is 0"),
+        ({"predicted_ms": None}, "no number 'predicted_ms'"),
+    ],
+)
+def test_wrong_counts_are_no_measurement(
+    server: FakeServer, timings: dict[str, float | None], reason: str
+) -> None:
+    server.timings = timings
+    with pytest.raises(RequestFailed, match=reason):
+        drive(server.base_url, small_workload())
+
+
+def test_a_context_that_is_too_small_is_named(server: FakeServer) -> None:
+    server.final = {"truncated": True}
+    assert failure(server).detail == "the context is too small for 20 tokens in, 8 out"
+
+
+@pytest.mark.parametrize("answer", [{"tokens": ["a"]}, {"ids": []}, ["x"], {"tokens": {"a": 1}}])
+def test_a_strange_tokenizer_answer_is_a_failure(server: FakeServer, answer: object) -> None:
+    server.tokenize_answer = answer
+    assert "/tokenize" in failure(server).detail
+
+
+def test_no_server_at_all_is_a_failure(server: FakeServer) -> None:
+    server.close()
+    error = failure(server)
+    assert "connection to the server broke" in error.detail
+
+
+def hashes(samples: list[RequestSample]) -> list[str]:
+    return [sample.text_sha256 for sample in samples]
