@@ -133,7 +133,7 @@ class Crashed(_Frozen):
 
 
 class NotEngaged(_Frozen):
-    """The server ran, but not as asked: device not loaded, counters still, fit placed nothing, fewer slots."""
+    """The server ran, but not as asked: device not loaded, counters still, fit placed nothing, no slots."""
 
     kind: Literal["not_engaged"] = "not_engaged"
     detail: str

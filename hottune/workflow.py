@@ -28,6 +28,9 @@ from hottune.tasks.surroundings import surroundings
 
 __all__ = ["Plan", "RunConfig", "Shown", "dry_run", "run"]
 
+#: Hot placements that are measured even when the time budget is short: without one there is no answer.
+LEAST_TRIALS = 2
+
 Measuring = Callable[[Plan, Meter], Measure]
 
 
@@ -221,8 +224,11 @@ class Clock:
         budget_s = self._config.budget_s
         if budget_s is None:
             return False
-        seconds = [trial.seconds for trial in self._journal.trials()]
-        each_s = sum(seconds) / len(seconds) if seconds else 0.0
+        trials = self._journal.trials()
+        if sum(1 for trial in trials if trial.arm is None) < LEAST_TRIALS:
+            return False
+        seconds = [trial.seconds for trial in trials]
+        each_s = sum(seconds) / len(seconds)
         servers = 1 + 4 * min(LEAST_ROUNDS, self._config.rounds_wanted)
         return time.monotonic() - self._began + servers * each_s >= budget_s
 

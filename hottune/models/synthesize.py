@@ -98,8 +98,8 @@ class SyntheticSpec(BaseModel):
 
 
 #: Demo's tokenizer, among the vocabularies that come with llama.cpp's source: byte-level BPE made for English
-#: and code (about 3.8 and 3.1 characters a token), with only 32,256 tokens. Qwen2's 151,936 would make the
-#: embedding and head 120 MB, more than all experts; 32k SentencePiece ones need twice the tokens for code.
+#: and code (4.3 and 3.2 characters a token on hottune's texts) with only 32,256 tokens. Qwen2's 151,936 (4.6,
+#: 4.1) would make embedding and head 120 MiB, more than all experts; GPT-2's 50,257 need 40 % more for code.
 DEMO_VOCABULARY = "ggml-vocab-deepseek-coder.gguf"
 
 #: The tokenizer of other synthetic models: the one that their shape's real counterpart has.
@@ -207,7 +207,7 @@ class _Tensors:
         embd, heads, kv = spec.n_embd, spec.n_head * spec.head_dim, spec.n_head_kv * spec.head_dim
         self._add("token_embd.weight", (embd, self.n_vocab), GGMLQuantizationType.Q8_0, self._embedding)
         self._norm("output_norm", embd, constant=0.0)
-        self._add("output.weight", (embd, self.n_vocab), self._quant, self._head)
+        self._add("output.weight", (embd, self.n_vocab), _ggml(self._head_type), self._head)
         for layer in range(spec.n_layers):
             block = f"blk.{layer}."
             self._norm(f"{block}attn_norm", embd, constant=0.0)
@@ -234,8 +234,10 @@ class _Tensors:
         return self.tensors
 
     @property
-    def _quant(self) -> GGMLQuantizationType:
-        return GGMLQuantizationType[self.spec.quant.value]
+    def _head_type(self) -> WeightType:
+        """Type of the output head: with a single block a row, drawing would give many tokens equal rows."""
+        single = self.spec.n_embd == self.spec.quant.block
+        return WeightType.Q8_0 if single else self.spec.quant
 
     def _add(self, name: str, shape: tuple[int, ...], kind: GGMLQuantizationType, make: Make) -> None:
         self.tensors.append(PlannedTensor(name, shape, kind, make))
@@ -251,7 +253,7 @@ class _Tensors:
         pool = self._pool(self.spec.quant, gain / math.sqrt(shape[0]))
         n_blocks = math.prod(shape) // self.spec.quant.block
         rng = self._rng(name)
-        self._add(f"{name}.weight", shape, self._quant, lambda: pool.chunks(rng(), n_blocks))
+        self._add(f"{name}.weight", shape, _ggml(self.spec.quant), lambda: pool.chunks(rng(), n_blocks))
 
     def _pool(self, kind: WeightType, deviation: float) -> BlockPool:
         key = (kind, deviation)
@@ -274,8 +276,8 @@ class _Tensors:
             yield blocks
 
     def _head(self) -> Iterator[NDArray[Any]]:
-        pool = self._pool(self.spec.quant, _LOGITS / math.sqrt(self.spec.n_embd))
-        rng, per_row = self._rng("output")(), self.spec.n_embd // self.spec.quant.block
+        pool = self._pool(self._head_type, _LOGITS / math.sqrt(self.spec.n_embd))
+        rng, per_row = self._rng("output")(), self.spec.n_embd // self._head_type.block
         for rows in _batches(self.n_vocab):
             blocks = pool.draw(rng, len(rows) * per_row).reshape(len(rows), -1)
             blocks[~self.speakable[rows.start : rows.stop]] = 0
@@ -297,6 +299,10 @@ class _Tensors:
         preference = rng.standard_normal((spec.n_experts, 1), dtype=np.float32) * (skew * by_token)
         weights[:, :_BIAS_CHANNELS] = preference / brings
         yield weights
+
+
+def _ggml(kind: WeightType) -> GGMLQuantizationType:
+    return GGMLQuantizationType[kind.value]
 
 
 def _batches(n_rows: int, at_once: int = 8192) -> Iterator[range]:

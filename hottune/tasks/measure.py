@@ -85,6 +85,11 @@ class Bench:
                 refused = check_engaged(placement, hot)
                 if refused is not None:
                     return refused.model_copy(update={"log_tail": server.log_tail()})
+                if not self.gpu.virtual and vram.peak_mib <= 0:
+                    return Rejected(
+                        detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
+                        + (f" ({vram.note})" if vram.note else "")
+                    )
                 return measurement(
                     driven,
                     vram_peak_mib=vram.peak_mib,

@@ -11,8 +11,10 @@ from hottune.errors import BadSettingError
 
 #: RunConfig fields that a recipe may set; the rest belongs to one machine or one command.
 ALLOWED = frozenset(
-    ("trials", "replicates", "time_budget_s", "workload", "scale", "context", "load_mode", "ubatches")
-    + ("objective", "quick", "headroom_mib", "seed")
+    {
+        *("trials", "replicates", "time_budget_s", "quick", "objective", "seed"),
+        *("workload", "scale", "context", "load_mode", "ubatches", "headroom_mib"),
+    }
 )
 
 

@@ -23,30 +23,65 @@ def require_engine() -> None:
         pytest.skip("no finished engine in the cache folder: run `hottune build`")
 
 
+class Started:
+    """A running `hottune`; what it says goes to files, so that no full pipe can hold it up."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
+        number = len(list(folder.glob("said-*.err")))
+        self._out, self._err = folder / f"said-{number}.out", folder / f"said-{number}.err"
+        inherited = {name: value for name, value in os.environ.items() if name != "CI"}
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hottune.cli.app", *arguments],
+                cwd=folder,
+                env={**inherited, "HOTTUNE_CACHE": str(cache_dir()), "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        self.pid = self.process.pid
+
+    @property
+    def said(self) -> str:
+        """Everything on standard error so far."""
+        return self._err.read_text()
+
+    def wait_for_lines(self, start: str, count: int, seconds: float = 120) -> None:
+        """Wait until so many lines (indentation aside) start with a text, and a server runs again."""
+        deadline = time.monotonic() + seconds
+        while sum(line.lstrip().startswith(start) for line in self.said.splitlines()) < count:
+            assert self.process.poll() is None, f"it ended too early:\n{self.said}"
+            assert time.monotonic() < deadline, f"not within {seconds} s:\n{self.said}"
+            time.sleep(0.05)
+        wait_for_servers(self.pid)
+
+    def end(self, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Wait for the end; a process that does not end is killed and fails the test."""
+        try:
+            code = self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end within {seconds} s:\n{self.said}") from None
+        finally:
+            self.kill()
+        return subprocess.CompletedProcess(self.process.args, code, self._out.read_text(), self.said)
+
+    def kill(self) -> None:
+        """Kill -9: it can do nothing about it."""
+        self.process.kill()
+        self.process.wait()
+
+
 @dataclass
 class Command:
     """`hottune` in one folder, where its studies and reports go."""
 
     folder: Path
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        inherited = {k: v for k, v in os.environ.items() if k != "CI"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "hottune.cli.app", *arguments],
-            cwd=self.folder,
-            env={**inherited, "HOTTUNE_CACHE": str(cache_dir()), "PYTHONPATH": str(ROOT), **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *arguments: str) -> Started:
+        return Started(self.folder, arguments)
 
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, **env)
-        try:
-            out, err = process.communicate(timeout=240)
-        finally:
-            process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.start(*arguments).end()
 
 
 def servers_of(pid: int) -> list[psutil.Process]:

@@ -111,6 +111,11 @@ class TestFile:
         experts = weights(small, "blk.1.ffn_up_exps.weight")
         assert len({expert.tobytes() for expert in experts}) == 16
 
+    def test_no_two_tokens_have_the_same_output_row(self, tmp_path: Path) -> None:
+        synthesize(tmp_path / "model.gguf", SMALL.model_copy(update={"n_vocab": 20_000}))
+        rows = weights(tmp_path / "model.gguf", "output.weight")
+        assert len({row.tobytes() for row in rows}) == 20_000
+
     @pytest.mark.parametrize("quant", list(WeightType))
     def test_every_weight_type_can_be_written(self, quant: WeightType, tmp_path: Path) -> None:
         path = tmp_path / "model.gguf"

@@ -72,13 +72,18 @@ def test_quick_keeps_one_ubatch(tmp_path: Path) -> None:
     assert real(tmp_path, planned.gpu(), ubatches=(), quick=True).space.ubatches == (2048,)
 
 
+def test_quick_shortens_the_workload_unless_a_scale_is_given(tmp_path: Path) -> None:
+    assert planned.plan(tmp_path, quick=True).workload.requests[0].output_tokens == 100
+    assert planned.plan(tmp_path, quick=True, scale=1.0).workload.requests[0].output_tokens == 300
+
+
 def test_a_study_is_named_after_what_is_measured_on_what(tmp_path: Path) -> None:
     name = planned.plan(tmp_path).name
     assert name == planned.plan(tmp_path).name
     assert name.startswith("m-chat-")
     for change in ({"vram_mib": 90}, {"workload": "code"}, {"threads": 1}, {"ubatches": (32,)}):
         assert planned.plan(tmp_path, **change).name != name
-    for change in ({"trials": 9}, {"replicates": 9}, {"seed": 4}, {"quick": True}):
+    for change in ({"trials": 9}, {"replicates": 9}, {"seed": 4}, {"time_budget_s": 9}):
         assert planned.plan(tmp_path, **change).name == name
     assert planned.plan(tmp_path, study="mine").name == "mine"
 

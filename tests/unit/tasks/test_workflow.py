@@ -183,6 +183,13 @@ def test_warnings_of_every_session_stay_with_the_study(
     assert "virtual-gpu" in [one.code for one in report.warnings]
 
 
+def test_a_tiny_time_budget_still_ends_with_an_answer(tmp_path: Path) -> None:
+    report, _ = run(tmp_path, servers(), time_budget_s=0.001, trials=50)
+    assert report.winner is not None
+    assert sum(1 for trial in report.trials if trial.arm is None) == workflow.LEAST_TRIALS
+    assert {len(arm.replicates) for arm in report.arms if arm.outcome == "measurement"} == {2}
+
+
 def test_everything_in_the_study_is_plain_json(tmp_path: Path) -> None:
     with workflow.opened(planned.plan(tmp_path)) as (plan, journal):
         assert json.loads(json.dumps(journal.noted("identity"))) == plan.identity()

@@ -31,7 +31,8 @@ struct layer_case {
     bool      whole_block  = true;   // expected: goes through the cache, not node by node
 };
 
-static constexpr int n_embd = 256, n_ff = 512, n_expert = 32, n_layers = 2, n_steps = 40;
+static constexpr int n_embd = 256, n_ff = 512, n_expert = 32, n_steps = 40;
+static int n_layers = 2;
 static std::mt19937 rng(42);
 
 static std::vector<float> random_floats(size_t n, float scale) {
@@ -221,7 +222,9 @@ int main(int argc, char ** argv) {
                          ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)};
     CHECK(dev.hot && dev.cpu && (dev.gpu || mode == "cpu"), "the plug-in must register its devices");
     if (failures) return verdict("agreement");
-    // the same kernels on the same rows give the same bits; a GPU's own kernels agree as far as ggml's own tests ask
+    // The same kernels on the same rows give the same bits; a GPU's own kernels agree as far as ggml's own tests ask,
+    // and only in one layer: behind it a near-tie in the routing may fall the other way.
+    if (mode == "gpu") n_layers = 1;
     const double tolerance = mode == "gpu" ? 5e-4 : 1e-12;
 
     const layer_case cases[] = {
