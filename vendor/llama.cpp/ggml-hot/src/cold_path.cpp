@@ -24,6 +24,10 @@ cold_path::~cold_path() {
 }
 
 void cold_path::set_n_threads(int n) {
+    if (n == n_threads_) {
+        return;  // llama.cpp says it again for every batch
+    }
+    n_threads_ = n;
     const auto new_pool    = cpu_function<decltype(&ggml_threadpool_new)>("ggml_threadpool_new");
     const auto free_pool   = cpu_function<decltype(&ggml_threadpool_free)>("ggml_threadpool_free");
     const auto set_pool    = cpu_function<decltype(&ggml_backend_cpu_set_threadpool)>("ggml_backend_cpu_set_threadpool");
@@ -48,7 +52,7 @@ void * cold_path::next_bytes(size_t n) {
     return bytes;
 }
 
-void cold_path::compute(const moe_block & block, const float * x, const std::vector<int> & positions,
+ggml_status cold_path::compute(const moe_block & block, const float * x, const std::vector<int> & positions,
                         const std::vector<int32_t> & experts, float * rows) {
     const int64_t n_rows = (int64_t) positions.size();
     const int64_t n_embd = block.x->ne[0];
@@ -98,7 +102,7 @@ void cold_path::compute(const moe_block & block, const float * x, const std::vec
             t->data = next_bytes(ggml_nbytes(t));
         }
     }
-    ggml_backend_graph_compute(cpu_.get(), graph);
+    return ggml_backend_graph_compute(cpu_.get(), graph);
 }
 
 }  // namespace hot

@@ -21,13 +21,14 @@ public:
 
     // rows[i] = the chain of `block` for position positions[i] (= token * n_used + place among the used) with expert
     // experts[i]. `x` is the block's input in host memory; `rows` has positions.size() rows of out->ne[0] floats.
-    void compute(const moe_block & block, const float * x, const std::vector<int> & positions,
+    ggml_status compute(const moe_block & block, const float * x, const std::vector<int> & positions,
                  const std::vector<int32_t> & experts, float * rows);
 
 private:
     void * next_bytes(size_t n);
 
     backend_ptr          cpu_;
+    int                  n_threads_ = 0;
     void *               pool_ = nullptr;   // ggml_threadpool_t of our own: without one, each call would build and drop one
     std::vector<uint8_t> descriptions_;     // tensors and graph of one call
     std::vector<uint8_t> data_;             // intermediate results of one call

@@ -40,7 +40,10 @@ control_socket::control_socket(const std::string & path, std::function<std::stri
     }
     memcpy(address.sun_path, path.c_str(), path.size() + 1);
     listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    unlink(path.c_str());
+    struct stat old {};
+    if (lstat(path.c_str(), &old) == 0 && S_ISSOCK(old.st_mode)) {
+        unlink(path.c_str());  // left behind by a server that was killed
+    }
     const mode_t old_mask = umask(0177);
     const bool bound = listener_ >= 0 && bind(listener_, (const sockaddr *) &address, sizeof(address)) == 0;
     umask(old_mask);
@@ -66,32 +69,39 @@ control_socket::~control_socket() {
 }
 
 void control_socket::serve() {
-    for (;;) {
-        pollfd waiting[2] = {{listener_, POLLIN, 0}, {wake_[0], POLLIN, 0}};
-        if (poll(waiting, 2, -1) < 0 && errno != EINTR) {
-            return;
-        }
-        if (waiting[1].revents) {
-            return;
-        }
-        if (waiting[0].revents & POLLIN) {
-            const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-            if (client >= 0) {
-                serve_client(client);
-                close(client);
-            }
+    while (wait_for(listener_, POLLIN)) {
+        const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        if (client >= 0) {
+            serve_client(client);
+            close(client);
         }
     }
 }
 
-static bool send_line(int client, std::string line) {
-    line += '\n';
-    for (size_t sent = 0; sent < line.size();) {
-        const ssize_t n = send(client, line.data() + sent, line.size() - sent, MSG_NOSIGNAL);
-        if (n <= 0) {
+// Waits until the client is ready for `events`; false when the socket closes down meanwhile.
+bool control_socket::wait_for(int client, short events) const {
+    for (;;) {
+        pollfd waiting[2] = {{client, events, 0}, {wake_[0], POLLIN, 0}};
+        const int ready = poll(waiting, 2, -1);
+        if (ready < 0 && errno == EINTR) {
+            continue;
+        }
+        if (ready < 0 || waiting[1].revents) {
             return false;
         }
-        sent += (size_t) n;
+        return true;
+    }
+}
+
+bool control_socket::send_line(int client, std::string line) const {
+    line += '\n';
+    for (size_t sent = 0; sent < line.size();) {
+        const ssize_t n = send(client, line.data() + sent, line.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n > 0) {
+            sent += (size_t) n;
+        } else if (errno != EAGAIN || !wait_for(client, POLLOUT)) {
+            return false;
+        }
     }
     return true;
 }
@@ -99,11 +109,7 @@ static bool send_line(int client, std::string line) {
 // One client at a time: requests are rare and short.
 void control_socket::serve_client(int client) {
     std::string pending;
-    for (;;) {
-        pollfd waiting[2] = {{client, POLLIN, 0}, {wake_[0], POLLIN, 0}};
-        if ((poll(waiting, 2, -1) < 0 && errno != EINTR) || waiting[1].revents) {
-            return;
-        }
+    while (wait_for(client, POLLIN)) {
         char chunk[4096];
         const ssize_t n = recv(client, chunk, sizeof(chunk), 0);
         if (n <= 0) {

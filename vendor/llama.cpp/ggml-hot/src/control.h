@@ -21,6 +21,8 @@ public:
 private:
     void serve();
     void serve_client(int client);
+    bool wait_for(int client, short events) const;
+    bool send_line(int client, std::string line) const;
 
     std::string path_;
     std::function<std::string()> stats_json_;

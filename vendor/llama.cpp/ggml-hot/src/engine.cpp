@@ -1,11 +1,12 @@
 #include "engine.h"
 
 #include "fallback.h"
-#include "ggml-backend-impl.h"
+#include "stand_in.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 
 namespace hot {
 
@@ -15,11 +16,7 @@ static double now_us() {
 
 engine::engine(const settings & config, ggml_backend_dev_t device)
     : config_(config), device_(device), gpu_(ggml_backend_dev_init(device, nullptr)), copier_(ggml_backend_dev_init(device, nullptr)),
-      cache_(config_, gpu_.get(), copier_.get()) {
-    anchor_ctx_ = make_context(1);
-    ggml_new_tensor_1d(anchor_ctx_.get(), GGML_TYPE_F32, 64);
-    anchor_.reset(ggml_backend_alloc_ctx_tensors(anchor_ctx_.get(), gpu_.get()));
-    GGML_ASSERT(anchor_ && "ggml_hot: the GPU has no memory left at all");
+      gpu_buft_(ggml_backend_dev_buffer_type(device)), cache_(config_, gpu_.get(), copier_.get()) {
     stats_.cache_device = ggml_backend_dev_name(device);
     stats_.k            = config.k;
     stats_.interval     = config.interval;
@@ -52,12 +49,7 @@ ggml_status engine::compute(ggml_cgraph * graph) {
     std::lock_guard<std::mutex> lock(mutex_);
     moe_block block;
     const std::string problem = find_block(graph, block);
-    if (problem.empty()) {
-        compute_block(graph, block);
-    } else {
-        fall_back(graph, problem);
-    }
-    return GGML_STATUS_SUCCESS;
+    return problem.empty() ? compute_block(graph, block) : fall_back(graph, problem);
 }
 
 // A whole block whose tail, too, can run on the GPU as it stands.
@@ -80,24 +72,17 @@ std::string engine::find_block(ggml_cgraph * graph, moe_block & block) {
     return problem;
 }
 
-void engine::fall_back(ggml_cgraph * graph, const std::string & reason) {
+ggml_status engine::fall_back(ggml_cgraph * graph, const std::string & reason) {
     ggml_backend_synchronize(gpu_.get());
-    const int computed = compute_on_cpu(cold_.cpu(), graph);
+    int computed = 0;
+    const ggml_status status = compute_on_cpu(cold_.cpu(), graph, computed);
     stats_.fallback_nodes += (uint64_t) computed;
     auto & reasons = stats_.fallback_reasons;
     if (computed > 0 && std::find(reasons.begin(), reasons.end(), reason) == reasons.end()) {
         reasons.push_back(reason);
         GGML_LOG_WARN("ggml_hot: a graph goes node by node through the CPU: %s\n", reason.c_str());
     }
-}
-
-// The GPU's own asynchronous copies insist on buffers of their own type. The scheduler's tensors of our device lie in
-// memory of that kind under our type's address, so they are addressed through a stand-in.
-ggml_tensor engine::alias(const ggml_tensor * t) const {
-    ggml_tensor image = *t;
-    image.buffer   = anchor_.get();
-    image.view_src = nullptr;
-    return image;
+    return status;
 }
 
 void engine::reserve_staging(size_t bytes) {
@@ -123,15 +108,14 @@ engine::host_input engine::fetch_input(const moe_block & block) {
     reserve_staging(rows_bytes + x_bytes + ggml_nbytes(block.ids) + 64);
     uint8_t * x   = staging_data_ + rows_bytes;
     uint8_t * ids = x + x_bytes;
-    const ggml_tensor ids_alias = alias(block.ids);
-    const ggml_tensor x_alias   = alias(block.x);
-    const bool ids_on_host = in_host_memory(block.ids);
-    if (ids_on_host) {
+    const stand_in x_on_gpu(block.x, gpu_buft_);
+    ggml_backend_tensor_get_async(gpu_.get(), &x_on_gpu.tensor, x, 0, ggml_nbytes(block.x));
+    if (in_host_memory(block.ids)) {
         memcpy(ids, block.ids->data, ggml_nbytes(block.ids));
     } else {
-        ggml_backend_tensor_get_async(gpu_.get(), &ids_alias, ids, 0, ggml_nbytes(block.ids));
+        const stand_in ids_on_gpu(block.ids, gpu_buft_);
+        ggml_backend_tensor_get_async(gpu_.get(), &ids_on_gpu.tensor, ids, 0, ggml_nbytes(block.ids));
     }
-    ggml_backend_tensor_get_async(gpu_.get(), &x_alias, x, 0, ggml_nbytes(block.x));
     ggml_backend_synchronize(gpu_.get());
 
     // ids are rows of a wider sorted matrix: close the gaps in place
@@ -143,7 +127,7 @@ engine::host_input engine::fetch_input(const moe_block & block) {
 
 // Cold rows go to their places among the hot ones, one copy for each run of neighbours.
 void engine::send_rows(const moe_block & block, const std::vector<int> & positions, const float * rows) {
-    ggml_tensor   out       = alias(block.out);
+    stand_in      out(block.out, gpu_buft_);
     const size_t  row_bytes = block.out->nb[1];
     const int64_t width     = block.out->ne[0];
     for (size_t i = 0; i < positions.size();) {
@@ -151,74 +135,86 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
         while (i + n < positions.size() && positions[i + n] == positions[i] + (int) n) {
             n++;
         }
-        ggml_backend_tensor_set_async(gpu_.get(), &out, rows + (int64_t) i * width, (size_t) positions[i] * row_bytes, n * row_bytes);
+        ggml_backend_tensor_set_async(gpu_.get(), &out.tensor, rows + (int64_t) i * width, (size_t) positions[i] * row_bytes, n * row_bytes);
         i += n;
     }
 }
 
-// The graph on the GPU has a fixed shape, so a missed position must name some resident expert; its row is overwritten
-// later. Each names another one where there are enough: some kernels treat the rows of one expert together and then
-// round differently, and what the others compute must not depend on what was missed.
-static void fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slots) {
+// The graph on the GPU has a fixed shape, so a missed position (-1) must name some resident expert; its row is
+// overwritten later. Within a token each names another one: some kernels keep one row for each expert and token, and
+// some treat the rows of one expert together and round differently. Returns false where too few are resident.
+static bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slots, int n_used) {
     const int n_slots = (int) slots.expert_of.size();
-    std::vector<bool> taken(n_slots, false);
-    int last = 0;
-    for (int32_t slot : slot_ids) {
-        if (slot >= 0) {
-            taken[slot] = true;
-            last = slot;
+    for (size_t token = 0; token < slot_ids.size(); token += n_used) {
+        const auto begin = slot_ids.begin() + (ptrdiff_t) token;
+        std::vector<bool> taken(n_slots, false);
+        std::for_each(begin, begin + n_used, [&](int32_t slot) {
+            if (slot >= 0) {
+                taken[slot] = true;
+            }
+        });
+        int next = 0;
+        for (auto position = begin; position != begin + n_used; ++position) {
+            if (*position >= 0) {
+                continue;
+            }
+            while (next < n_slots && (taken[next] || slots.expert_of[next] < 0)) {
+                next++;
+            }
+            if (next == n_slots) {
+                return false;
+            }
+            *position = next++;
         }
     }
-    int next = 0;
-    for (int32_t & slot : slot_ids) {
-        if (slot >= 0) {
-            continue;
-        }
-        while (next < n_slots && (taken[next] || slots.expert_of[next] < 0)) {
-            next++;
-        }
-        slot = next < n_slots ? next++ : last;
-    }
+    return true;
 }
 
-void engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
+ggml_status engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
     const double t0 = now_us();
     cached_layer & layer = cache_.find(block, stats_);
     const host_input in  = fetch_input(block);
     const int n_rows     = (int) (block.n_used * block.n_tokens);
 
-    std::vector<int>     cold_positions;
-    std::vector<int32_t> cold_experts;
-    slot_ids_.assign(n_rows, -1);
-    hot_graph * hot = cache_.graph_for(layer, block, anchor_.get());
+    hot_graph * hot = cache_.graph_for(layer, block);
     if (hot) {
         cache_.publish(layer);
     }
+    slot_ids_.assign(n_rows, -1);
+    for (int p = 0; hot && p < n_rows; p++) {
+        slot_ids_[p] = layer.slots->slot_of[in.ids[p]];
+    }
+    std::vector<int>     cold_positions;
+    std::vector<int32_t> cold_experts;
     for (int p = 0; p < n_rows; p++) {
-        const int slot = hot ? layer.slots->slot_of[in.ids[p]] : -1;
-        if (slot >= 0) {
-            slot_ids_[p] = slot;
-        } else {
+        if (slot_ids_[p] < 0) {
             cold_positions.push_back(p);
             cold_experts.push_back(in.ids[p]);
         }
     }
+    if ((int) cold_positions.size() < n_rows && !fill_missed_positions(slot_ids_, *layer.slots, (int) block.n_used)) {
+        // the cache is still filling, or smaller than one token's choice
+        cold_experts.assign(in.ids, in.ids + n_rows);
+        cold_positions.resize(n_rows);
+        std::iota(cold_positions.begin(), cold_positions.end(), 0);
+    }
     const int n_cold = (int) cold_positions.size();
+    ggml_status status = GGML_STATUS_SUCCESS;
+    const auto  keep   = [&](ggml_status next) { status = status == GGML_STATUS_SUCCESS ? next : status; };
     if (n_cold < n_rows) {
-        fill_missed_positions(slot_ids_, *layer.slots);
         ggml_backend_tensor_set_async(gpu_.get(), hot->ids, slot_ids_.data(), 0, slot_ids_.size() * sizeof(int32_t));
-        ggml_backend_graph_compute_async(gpu_.get(), hot->graph);
+        keep(ggml_backend_graph_compute_async(gpu_.get(), hot->graph));
     }
     const double t1 = now_us();
     float * rows = (float *) staging_data_;
     if (n_cold > 0) {
-        cold_.compute(block, in.x, cold_positions, cold_experts, rows);
+        keep(cold_.compute(block, in.x, cold_positions, cold_experts, rows));
     }
     const double t2 = now_us();
     send_rows(block, cold_positions, rows);
     ggml_cgraph tail = ggml_graph_view(graph, block.tail, graph->n_nodes);
     if (tail.n_nodes > 0) {
-        ggml_backend_graph_compute_async(gpu_.get(), &tail);
+        keep(ggml_backend_graph_compute_async(gpu_.get(), &tail));
     }
     // Finish here: the scheduler waits for us only when the next split has no inputs to copy.
     ggml_backend_synchronize(gpu_.get());
@@ -242,6 +238,7 @@ void engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
     stats_.time_us.cold += t2 - t1;
     stats_.time_us.wait += t3 - t2;
     stats_.time_us.swap += now_us() - t3;
+    return status;
 }
 
 }  // namespace hot

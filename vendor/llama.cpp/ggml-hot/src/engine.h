@@ -34,11 +34,10 @@ private:
     };
 
     std::string find_block(ggml_cgraph * graph, moe_block & block);
-    void        compute_block(ggml_cgraph * graph, const moe_block & block);
-    void        fall_back(ggml_cgraph * graph, const std::string & reason);
+    ggml_status compute_block(ggml_cgraph * graph, const moe_block & block);
+    ggml_status fall_back(ggml_cgraph * graph, const std::string & reason);
     host_input  fetch_input(const moe_block & block);
     void        send_rows(const moe_block & block, const std::vector<int> & positions, const float * rows);
-    ggml_tensor alias(const ggml_tensor * t) const;
     void        reserve_staging(size_t bytes);
 
     const settings     config_;
@@ -46,8 +45,7 @@ private:
     backend_ptr        gpu_;
     backend_ptr        copier_;
     cold_path          cold_;
-    context_ptr        anchor_ctx_;
-    buffer_ptr         anchor_;        // a buffer of the GPU's very own type: see alias()
+    ggml_backend_buffer_type_t gpu_buft_;
     buffer_ptr         staging_;       // pinned where the GPU offers it
     std::vector<uint8_t> plain_staging_;
     uint8_t *          staging_data_ = nullptr;

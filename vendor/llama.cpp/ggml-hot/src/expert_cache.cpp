@@ -1,7 +1,7 @@
 #include "expert_cache.h"
 
 #include "chain.h"
-#include "ggml-backend-impl.h"
+#include "stand_in.h"
 
 #include <algorithm>
 
@@ -126,14 +126,14 @@ void expert_cache::allocate(stats & counters) {
                   ggml_backend_dev_name(device));
 }
 
-hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & block, ggml_backend_buffer_t alias_buffer) {
+hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & block) {
     if (!layer.allocated()) {
         return nullptr;
     }
     hot_graph & g = layer.graphs[{block.n_used, block.n_tokens}];
     const auto bind = [&] {
-        g.x->data   = block.x->data;
-        g.out->data = block.out->data;
+        bind_stand_in(g.x, g.x_buffer, block.x, ggml_backend_get_default_buffer_type(gpu_));
+        bind_stand_in(g.out, g.out_buffer, block.out, ggml_backend_get_default_buffer_type(gpu_));
     };
     if (g.graph) {
         bind();
@@ -147,8 +147,7 @@ hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & bloc
     g.out = clone_chain(ctx, block, g.x, g.ids, layer.slabs, block.n_used, block.n_tokens);
     g.graph = ggml_new_graph_custom(ctx, n, false);
     ggml_build_forward_expand(g.graph, g.out);
-    bind();
-    g.x->buffer = g.out->buffer = alias_buffer;  // bound tensors lie in llama.cpp's memory: the allocator passes them by
+    bind();  // before the allocation, which passes by what has data already
     g.memory.reset(ggml_backend_alloc_ctx_tensors(ctx, gpu_));
     if (!g.memory) {
         layer.graphs.erase({block.n_used, block.n_tokens});

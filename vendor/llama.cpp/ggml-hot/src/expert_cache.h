@@ -2,6 +2,7 @@
 #pragma once
 
 #include "handles.h"
+#include "ggml-backend-impl.h"
 #include "moe_block.h"
 #include "policy.h"
 #include "settings.h"
@@ -22,6 +23,7 @@ struct hot_graph {
     ggml_tensor * ids = nullptr;  // slots instead of experts
     ggml_tensor * out = nullptr;  // data bound to the block's output at each call
     ggml_cgraph * graph = nullptr;
+    ggml_backend_buffer x_buffer{}, out_buffer{};  // descriptions of llama.cpp's buffers, see stand_in.h
 };
 
 struct cached_layer {
@@ -53,7 +55,7 @@ public:
 
     // The layer's graph for this block's shape, its input and output bound to the block's. Null when the layer has no
     // slots, or VRAM for the intermediate results ran out.
-    hot_graph * graph_for(cached_layer & layer, const moe_block & block, ggml_backend_buffer_t alias_buffer);
+    hot_graph * graph_for(cached_layer & layer, const moe_block & block);
 
     // Makes finished uploads readable: the GPU waits for them, the host does not.
     void publish(cached_layer & layer);

@@ -26,8 +26,7 @@ static bool is_view_op(const ggml_tensor * t) {
     return t->op == GGML_OP_NONE || t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
 }
 
-int compute_on_cpu(ggml_backend_t cpu, ggml_cgraph * graph) {
-    int computed = 0;
+ggml_status compute_on_cpu(ggml_backend_t cpu, ggml_cgraph * graph, int & computed) {
     for (int i = 0; i < graph->n_nodes; i++) {
         ggml_tensor * node = graph->nodes[i];
         if (is_view_op(node) || (node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
@@ -45,13 +44,16 @@ int compute_on_cpu(ggml_backend_t cpu, ggml_cgraph * graph) {
         context_ptr ctx = make_context(1);
         ggml_cgraph * one = ggml_new_graph_custom(ctx.get(), 1, false);
         ggml_graph_add_node(one, &image);
-        ggml_backend_graph_compute(cpu, one);
+        const ggml_status status = ggml_backend_graph_compute(cpu, one);
+        if (status != GGML_STATUS_SUCCESS) {
+            return status;
+        }
         if (!result_bytes.empty()) {
             ggml_backend_tensor_set(node, result_bytes.data(), 0, result_bytes.size());
         }
         computed++;
     }
-    return computed;
+    return GGML_STATUS_SUCCESS;
 }
 
 }  // namespace hot

@@ -6,7 +6,7 @@
 
 namespace hot {
 
-// Returns the number of nodes computed. All earlier work on the graph's inputs must have finished.
-int compute_on_cpu(ggml_backend_t cpu, ggml_cgraph * graph);
+// Adds the nodes computed to `computed`; stops at the first that fails. All earlier work on the graph's inputs must have finished.
+ggml_status compute_on_cpu(ggml_backend_t cpu, ggml_cgraph * graph, int & computed);
 
 }  // namespace hot

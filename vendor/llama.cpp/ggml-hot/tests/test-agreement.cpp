@@ -7,6 +7,7 @@
 #include "ggml-cpu.h"
 #include "ggml.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -172,7 +173,8 @@ static void run_case(const devices & dev, const layer_case & c, double tolerance
         }
         worst = std::max(worst, power > 0 ? error / power : 1.0);
     }
-    CHECK(worst < tolerance, "%s: NMSE %g", c.name, worst);
+    // from 8 rows of one expert on the CPU has another kernel, and fillers add rows: the last bits may differ
+    CHECK(worst < (c.n_tokens < 8 ? tolerance : std::max(tolerance, 1e-6)), "%s: NMSE %g", c.name, worst);
 
     hot.reset();  // the last context: writes the statistics
     std::ifstream file(std::getenv("GGML_HOT_STATS"));
@@ -204,7 +206,7 @@ int main(int argc, char ** argv) {
     setenv("GGML_HOT_STATS", stats, 1);
     setenv("GGML_HOT_K", "9", 1);
     setenv("GGML_HOT_INTERVAL", "3", 1);
-    setenv("GGML_HOT_BYPASS", "4", 1);
+    setenv("GGML_HOT_BYPASS", "12", 1);
     if (virtual_gpu) setenv("GGML_HOT_VGPU_MIB", "256", 1);
     setenv("GGML_BACKEND_PATH", argv[1], 1);
     ggml_backend_load_all_from_path(argv[2]);
@@ -238,6 +240,8 @@ int main(int argc, char ** argv) {
         {"biases q8_0", GGML_TYPE_Q8_0, ffn::silu, false, true},
         {"one used expert q4_0", GGML_TYPE_Q4_0, ffn::silu, false, false, false, true},
         {"2 tokens q4_K", GGML_TYPE_Q4_K, ffn::silu, false, false, false, false, 2},
+        {"2 tokens f16", GGML_TYPE_F16, ffn::silu, false, false, false, false, 2},
+        {"12 tokens q4_K", GGML_TYPE_Q4_K, ffn::silu, false, false, false, false, 12},
         {"4 tokens merged q8_0", GGML_TYPE_Q8_0, ffn::silu, true, false, false, false, 4},
         {"3 tokens, biases q8_0", GGML_TYPE_Q8_0, ffn::gelu, false, true, false, false, 3},
     };

@@ -2,6 +2,7 @@
 #include "../src/control.h"
 #include "check.h"
 
+#include <fcntl.h>
 #include <string>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -49,7 +50,18 @@ int main() {
         const int idle = connect_to(path);  // an idle client must not keep the destructor waiting
         CHECK(idle >= 0, "connect");
         usleep(20000);
+        close(idle);
+        const int deaf = connect_to(path);  // nor one that asks and asks and never reads
+        const std::string flood_of_requests = std::string("{\"cmd\":\"") + std::string(2000, 'x') + "\"}\n";
+        for (int i = 0; i < 1000 && send(deaf, flood_of_requests.data(), flood_of_requests.size(), MSG_DONTWAIT) > 0; i++) {
+        }
+        usleep(50000);
     }
+    const std::string file = path + ".txt";
+    close(open(file.c_str(), O_CREAT | O_WRONLY, 0600));
+    { hot::control_socket control(file, stats); }
+    CHECK(access(file.c_str(), F_OK) == 0, "a file that is no socket must survive");
+    unlink(file.c_str());
     CHECK(access(path.c_str(), F_OK) != 0, "the socket file must be gone");
     return verdict("control");
 }
