@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint device-test bench clean
+.PHONY: help setup demo test lint device-test device-sanitize bench clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml
 demo: setup ## the whole tool on a small model made here (first time: builds llama.cpp)
 	$(BIN)/hottune run demo $(ARGS)
 
-test: lint device-test ## lint, build the engine, then all tests
+test: lint device-test device-sanitize ## lint, build the engine, then all tests
 	@echo "== tests"
 	HOTTUNE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest $(ARGS)
 
@@ -39,6 +39,10 @@ lint: setup ## ruff and mypy
 device-test: setup ## build the engine, then the device's own C++ tests
 	@echo "== engine build (the first takes minutes, later ones none) and the device's C++ tests"
 	$(BIN)/hottune build --device-tests
+
+device-sanitize: setup ## the same tests under AddressSanitizer and UBSan
+	@echo "== the device's C++ tests under AddressSanitizer and UBSan"
+	$(BIN)/hottune build --device-tests --sanitize address,undefined
 
 bench: setup ## the project's own benchmarks (bench/*.py)
 	@set -e; found=; for file in bench/*.py; do \

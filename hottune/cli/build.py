@@ -42,6 +42,7 @@ def build(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     device_tests: Annotated[bool, typer.Option("--device-tests", hidden=True)] = False,
+    sanitize: Annotated[str, typer.Option("--sanitize", hidden=True)] = "",
 ) -> None:
     """Build llama.cpp and the hot-expert device into the cache folder, or say where they are already."""
     with handled(json_output):
@@ -58,7 +59,10 @@ def build(
         progress = RichProgress()
         try:
             if device_tests:
-                typer.echo(run_device_tests(options, cache_dir=cache_dir(), progress=progress))
+                printed = run_device_tests(
+                    options, cache_dir=cache_dir(), progress=progress, sanitize=sanitize
+                )
+                typer.echo(printed)
                 return
             result = build_engine(options, cache_dir=cache_dir(), progress=progress)
         finally:

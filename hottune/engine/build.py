@@ -114,7 +114,9 @@ def build_engine(options: BuildOptions, *, cache_dir: Path, progress: Progress |
     return build
 
 
-def run_device_tests(options: BuildOptions, *, cache_dir: Path, progress: Progress) -> str:
+def run_device_tests(
+    options: BuildOptions, *, cache_dir: Path, progress: Progress, sanitize: str = ""
+) -> str:
     """Build what is missing, then compile and run the device's own C++ tests; return ctest's output.
 
     Raises:
@@ -126,7 +128,7 @@ def run_device_tests(options: BuildOptions, *, cache_dir: Path, progress: Progre
     plan, _ = _plan(options, source, find_compiler(), pin, cache_dir)
     with only_one(plan.folder.with_suffix(".lock"), progress, purpose="building llama.cpp"):
         jobs = options.jobs or default_jobs()
-        return device.run_device_tests(plan.device, jobs=jobs, progress=progress)
+        return device.run_device_tests(plan.device, jobs=jobs, progress=progress, sanitize=sanitize)
 
 
 def source_dir(options: BuildOptions, *, cache_dir: Path, progress: Progress | None = None) -> Path:

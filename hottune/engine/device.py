@@ -69,17 +69,19 @@ def discard_device(plan: DevicePlan) -> None:
     (plan.folder / _DONE).unlink(missing_ok=True)
 
 
-def run_device_tests(plan: DevicePlan, *, jobs: int, progress: Progress) -> str:
+def run_device_tests(plan: DevicePlan, *, jobs: int, progress: Progress, sanitize: str = "") -> str:
     """Compile and run the device's own C++ tests; return what ctest printed.
+
+    `sanitize` names the compiler's sanitizers for device and tests, like `address,undefined`; "" for none.
 
     Raises:
         BuildFailedError: they do not compile, or one fails.
     """
-    build = plan.folder.with_name(f"device-tests-{plan.key}")
+    build = plan.folder.with_name("-".join(["device-tests", plan.key, *sanitize.split(",")]).rstrip("-"))
     log = build.with_suffix(".log")
     log.unlink(missing_ok=True)
     progress.start("Building the device's tests", None, "steps")
-    _configure(build, plan, log=log, tests=True)
+    _configure(build, plan, log=log, tests=True, sanitize=sanitize)
     step = "Building the device's tests"
     run_ninja(find_tool("ninja"), build, (), jobs=jobs, log=log, step=step, progress=progress)
     progress.finish()
@@ -95,11 +97,11 @@ def run_device_tests(plan: DevicePlan, *, jobs: int, progress: Progress) -> str:
     return "\n".join(printed)
 
 
-def _configure(build: Path, plan: DevicePlan, *, log: Path, tests: bool) -> None:
+def _configure(build: Path, plan: DevicePlan, *, log: Path, tests: bool, sanitize: str = "") -> None:
     argv: list[object] = [find_tool("cmake"), "-S", vendor_dir() / "ggml-hot", "-B", build, "-G", "Ninja"]
     argv += [f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}", "-DCMAKE_BUILD_TYPE=Release"]
     argv += [f"-DGGML_HOT_LLAMA_SOURCE={plan.llama_source}", f"-DGGML_HOT_LLAMA_LIB={plan.lib_dir}"]
-    argv += [f"-DGGML_HOT_TESTS={'ON' if tests else 'OFF'}"]
+    argv += [f"-DGGML_HOT_TESTS={'ON' if tests else 'OFF'}", f"-DGGML_HOT_SANITIZE={sanitize}"]
     code = run_step(argv, log=log, env=plan.compiler.environment())
     require_success(code, step="Configuring the hot-expert device", log=log)
 
