@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 #include <numeric>
 
 namespace hot {
@@ -142,8 +143,9 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
 
 // The graph on the GPU has a fixed shape, so a missed position (-1) must name some resident expert; its row is
 // overwritten later. Within a token each names another one: some kernels keep one row for each expert and token, and
-// some treat the rows of one expert together and round differently. Returns false where too few are resident.
-static bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slots, int n_used) {
+// some treat the rows of one expert together and round differently. Where too few are resident, a hit is named again
+// if the kernels allow that (`may_repeat`), else the result is false.
+static bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slots, int n_used, bool may_repeat) {
     const int n_slots = (int) slots.expert_of.size();
     for (size_t token = 0; token < slot_ids.size(); token += n_used) {
         const auto begin = slot_ids.begin() + (ptrdiff_t) token;
@@ -161,13 +163,24 @@ static bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_ma
             while (next < n_slots && (taken[next] || slots.expert_of[next] < 0)) {
                 next++;
             }
-            if (next == n_slots) {
+            if (next < n_slots) {
+                *position = next++;
+            } else if (may_repeat) {
+                *position = (int32_t) (std::find(taken.begin(), taken.end(), true) - taken.begin());
+            } else {
                 return false;
             }
-            *position = next++;
         }
     }
     return true;
+}
+
+// A single token over quantized weights goes through vector kernels, row by row, on every back-end: a slot may be named
+// twice. Matrix kernels keep one row for each expert and token.
+static bool rows_are_independent(const moe_block & block) {
+    return block.n_tokens == 1 && std::all_of(block.weights.begin(), block.weights.end(), [](const expert_tensor & w) {
+        return w.dim != 2 || ggml_is_quantized(w.tensor->type);
+    });
 }
 
 ggml_status engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
@@ -192,7 +205,8 @@ ggml_status engine::compute_block(ggml_cgraph * graph, const moe_block & block) 
             cold_experts.push_back(in.ids[p]);
         }
     }
-    if ((int) cold_positions.size() < n_rows && !fill_missed_positions(slot_ids_, *layer.slots, (int) block.n_used)) {
+    if ((int) cold_positions.size() < n_rows &&
+        !fill_missed_positions(slot_ids_, *layer.slots, (int) block.n_used, rows_are_independent(block))) {
         // the cache is still filling, or smaller than one token's choice
         cold_experts.assign(in.ids, in.ids + n_rows);
         cold_positions.resize(n_rows);
@@ -225,7 +239,8 @@ ggml_status engine::compute_block(ggml_cgraph * graph, const moe_block & block) 
         for (int64_t t = 0; t < block.n_tokens; t++) {
             layer.chooser->count(in.ids + t * block.n_used, (int) block.n_used);
         }
-        std::vector<int> missed(cold_experts.begin(), cold_experts.end());
+        std::vector<int> missed;  // a resident expert may have been computed on the CPU, too, but needs no second slot
+        std::copy_if(cold_experts.begin(), cold_experts.end(), std::back_inserter(missed), [&](int e) { return layer.slots->slot_of[e] < 0; });
         std::sort(missed.begin(), missed.end());
         missed.erase(std::unique(missed.begin(), missed.end()), missed.end());
         cache_.start_uploads(layer, layer.chooser->plan(*layer.slots, missed), stats_);

@@ -174,7 +174,8 @@ static void run_case(const devices & dev, const layer_case & c, double tolerance
         worst = std::max(worst, power > 0 ? error / power : 1.0);
     }
     // from 8 rows of one expert on the CPU has another kernel, and fillers add rows: the last bits may differ
-    CHECK(worst < (c.n_tokens < 8 ? tolerance : std::max(tolerance, 1e-6)), "%s: NMSE %g", c.name, worst);
+    const bool many_rows = c.n_tokens >= 8 || atoi(std::getenv("GGML_HOT_K")) < 8;
+    CHECK(worst < (many_rows ? std::max(tolerance, 1e-6) : tolerance), "%s: NMSE %g", c.name, worst);
 
     hot.reset();  // the last context: writes the statistics
     std::ifstream file(std::getenv("GGML_HOT_STATS"));
@@ -186,7 +187,10 @@ static void run_case(const devices & dev, const layer_case & c, double tolerance
     };
     const long hits = number("hits"), misses = number("misses"), by_node = number("fallback_nodes"), uploads = number("uploads");
     printf("%-28s NMSE %-9.2g hits %-5ld misses %-5ld uploads %-4ld node by node %ld\n", c.name, worst, hits, misses, uploads, by_node);
-    if (c.whole_block) {
+    const bool few_slots = atoi(std::getenv("GGML_HOT_K")) < (c.one_expert ? 1 : 8);
+    if (c.whole_block && few_slots && (c.n_tokens > 1 || !ggml_is_quantized(c.type))) {
+        CHECK(hits == 0 && misses > 0 && by_node == 0, "%s: matrix kernels must not see one expert twice in a token", c.name);
+    } else if (c.whole_block) {
         CHECK(hits > 0 && misses > 0 && uploads > 0, "%s: the cache was not used", c.name);
         CHECK(by_node == 0, "%s: %ld nodes fell back", c.name, by_node);
     } else {
@@ -204,7 +208,7 @@ int main(int argc, char ** argv) {
     char stats[] = "/tmp/hot-agreement-XXXXXX";
     close(mkstemp(stats));
     setenv("GGML_HOT_STATS", stats, 1);
-    setenv("GGML_HOT_K", "9", 1);
+    setenv("GGML_HOT_K", "9", 0);  // a run of its own asks for fewer than one token uses
     setenv("GGML_HOT_INTERVAL", "3", 1);
     setenv("GGML_HOT_BYPASS", "12", 1);
     if (virtual_gpu) setenv("GGML_HOT_VGPU_MIB", "256", 1);
