@@ -1,22 +1,62 @@
-// A Unix socket that answers JSON lines, so that statistics can be read while the server runs. Nothing else listens.
+// A Unix socket that answers JSON lines, so that the device can be watched and changed while the server runs.
+// Nothing else listens.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
 
+#include "policy.h"
+
 namespace hot {
 
-// One request line in, one answer line out. Requests: {"cmd":"stats"}. Anything else is answered by an error line.
-std::string answer(const std::string & request, const std::function<std::string()> & stats_json);
+// What a "set" request changes; what is absent stays.
+struct changes {
+    std::optional<int>         k;             // experts of a layer in VRAM, 0..4096 (0 = no slots: all cold)
+    std::optional<size_t>      budget;        // "mib": VRAM for the slots of each GPU, in bytes; replaces k
+    std::optional<bool>        shared;        // "shared_budget": one budget over all layers instead of even shares
+    std::optional<int>         interval;      // 1..1000000
+    std::optional<int>         hysteresis;    // 0..1000000
+    std::optional<policy_kind> policy;        // "window", "lru", "static"
+    std::optional<int>         bypass;        // 1..64
+    std::optional<size_t>      upload_bytes;  // "upload_mib": bytes a token that may be uploaded; > 0
+};
+
+// What the socket acts on. Called from the socket's thread; every call returns one line of JSON or an error text.
+class control_target {
+public:
+    virtual ~control_target() = default;
+    virtual std::string stats_json() = 0;                                           // one line
+    virtual std::string set(const changes & what) = 0;                              // "" or an error
+    virtual void        reset() = 0;                                                // counters to zero
+    virtual std::string save_profile(const std::string & path) = 0;                 // "" path: the configured one; "" or an error
+    virtual std::string start_trace(const std::string & path, bool weights) = 0;    // "" or an error
+    virtual std::string stop_trace() = 0;                                           // "" or an error
+};
+
+// One request line in, one answer line out (no newline). Requests and answers:
+//   {"cmd":"stats"}                                    the statistics object
+//   {"cmd":"set","k":22,"policy":"lru",..}             the statistics object after the change
+//   {"cmd":"reset"}                                    {"ok":true}
+//   {"cmd":"save_profile"[,"path":"/abs/file"]}        {"ok":true}
+//   {"cmd":"start_trace","path":"/abs/file"[,"weights":true]}  {"ok":true}
+//   {"cmd":"stop_trace"}                               {"ok":true}
+// Anything else, an unknown key, a wrong type or a value out of range: {"error":"what was expected"}; nothing changes.
+std::string answer(const std::string & request, control_target & target);
 
 class control_socket {
 public:
-    // Listens at `path` (mode 0600; a stale socket there is replaced). On failure it says so in the log and is idle.
-    control_socket(const std::string & path, std::function<std::string()> stats_json);
+    // Listens at `path` (mode 0600). A socket that nobody answers (left by a killed server) is replaced; one that
+    // another process serves is left alone, and this one listens at `path`.<pid> instead and says so in the log.
+    // On failure it says so in the log and is idle.
+    control_socket(const std::string & path, control_target & target);
     ~control_socket();
     control_socket(const control_socket &) = delete;
     control_socket & operator=(const control_socket &) = delete;
+
+    const std::string & path() const { return path_; }
 
 private:
     void serve();
@@ -24,8 +64,8 @@ private:
     bool wait_for(int client, short events) const;
     bool send_line(int client, std::string line) const;
 
-    std::string path_;
-    std::function<std::string()> stats_json_;
+    std::string      path_;
+    control_target & target_;
     int listener_ = -1;
     int wake_[2]  = {-1, -1};  // a pipe: closing our end of it ends the thread
     std::thread thread_;

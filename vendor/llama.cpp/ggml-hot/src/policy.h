@@ -1,8 +1,9 @@
-// Which experts of one layer deserve a place in VRAM. Knows numbers only: no tensors, no devices.
+// Which experts of one layer deserve a place in VRAM. Knows numbers only: no tensors, no devices, no threads.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace hot {
@@ -12,31 +13,60 @@ struct swap {
     int slot;    // takes this place
 };
 
-// Slots of one layer: which expert lies where. slot_of and expert_of are each other's inverse; -1 = none.
+// Slots of one layer: which expert may be read where, and which is on its way. An upload has three moments:
+// reserve (the slot's old expert is unreadable at once), then arrive (the new one may be read) or cancel.
 struct slot_map {
-    std::vector<int> slot_of;    // [n_expert]
-    std::vector<int> expert_of;  // [n_slots]
+    std::vector<int> slot_of;    // [n_expert] slot of a readable expert, or -1
+    std::vector<int> expert_of;  // [n_slots] readable expert, or -1
+    std::vector<int> coming;     // [n_slots] expert on its way into the slot, or -1
 
-    slot_map(int n_expert, int n_slots) : slot_of(n_expert, -1), expert_of(n_slots, -1) {}
+    slot_map(int n_expert, int n_slots) : slot_of(n_expert, -1), expert_of(n_slots, -1), coming(n_slots, -1) {}
 
-    void vacate(int slot);               // forget the expert in a slot, if any
-    void place(int expert, int slot);    // the slot must be vacant
+    int  n_slots() const { return (int) expert_of.size(); }
+    bool vacant(int slot) const { return expert_of[slot] < 0 && coming[slot] < 0; }
+    bool is_coming(int expert) const;
+
+    void reserve(int expert, int slot);  // the slot must not be reserved, the expert neither resident nor coming
+    void arrive(int slot);
+    void cancel(int slot);
 };
 
 class policy {
 public:
     virtual ~policy() = default;
 
-    // One token's choice of experts in this layer. resident says where they are now.
+    // One token's choice of experts in this layer.
     virtual void count(const int32_t * experts, int n) = 0;
 
-    // End of a token: the swaps to do now, best first. `missed` are the experts just computed on the CPU.
-    virtual std::vector<swap> plan(const slot_map & resident, const std::vector<int> & missed) = 0;
+    // After each batch of tokens: the swaps to do, best first. `missed` are the experts just computed on the CPU,
+    // each once. Never names a slot that is reserved, nor an expert that is resident or coming; never a slot or an
+    // expert twice. What is not started (the upload budget is finite) may be named again by the next call.
+    virtual std::vector<swap> plan(const slot_map & slots, const std::vector<int> & missed) = 0;
+
+    virtual void set_interval(int) {}
 };
 
-// Tumbling window: counts over `interval` tokens; at its end an expert displaces a resident one that was used at
-// least `hysteresis` + 1 times less. Vacant slots are filled at once by what was missed. `phase` (tokens) shifts the
-// window, so that the layers of a model do not all swap at the same token.
-std::unique_ptr<policy> make_window_policy(int n_expert, int interval, int hysteresis, int phase);
+enum class policy_kind { window, lru, fixed };
+
+// "window", "lru", "static"; false when it is none of them.
+bool parse_policy(const std::string & name, policy_kind & kind);
+const char * policy_name(policy_kind kind);
+
+struct policy_options {
+    policy_kind kind       = policy_kind::window;
+    int         n_expert   = 0;
+    int         interval   = 60;  // window: tokens between rebalances
+    int         hysteresis = 1;   // window: uses by which a newcomer must lead to displace a resident expert
+    int         phase      = 0;   // window: shifts it by so many tokens, so that layers do not all swap at once
+    std::vector<double> uses;     // [n_expert] from a profile, or empty: which experts come first
+};
+
+// window  Tumbling window: counts over `interval` tokens; at its end an expert displaces a resident one that was used
+//         at least hysteresis + 1 times less. Vacant slots are filled at once by what was missed.
+// lru     Every missed expert comes in, in place of the one unused for longest; never one used by the same batch.
+// fixed   The experts with the most uses in the profile, and they stay. Without a profile: the first that are missed.
+//
+// With a profile, all three fill vacant slots with its most used experts first, missed or not.
+std::unique_ptr<policy> make_policy(const policy_options & options);
 
 }  // namespace hot
