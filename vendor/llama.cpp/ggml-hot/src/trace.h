@@ -23,9 +23,11 @@ public:
     uint64_t tokens() const { return tokens_; }
     uint64_t bytes() const { return bytes_; }
 
+    // The next block begins another batch: the token index advances by the most tokens that a block of the last one had.
+    void next_batch();
+
     // One block: experts[n_tokens][n_used], row by row; weights likewise, or null. `layer` counts from 0 in order of
-    // first appearance; `name` (of its first expert weight) and n_expert are written with its first block. Layer 0
-    // advances the token index. An error while writing (disk full) ends the trace, once, with a line in the log.
+    // first appearance; `name` (of its first expert weight) and n_expert are written with its first block. An error while writing (disk full) ends the trace, once, with a line in the log.
     void block(int layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts,
                const float * weights);
 
