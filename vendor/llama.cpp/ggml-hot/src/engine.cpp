@@ -27,6 +27,16 @@ engine::~engine() {
 void engine::begin_batch(int n_threads) {
     std::lock_guard<std::mutex> lock(mutex_);
     told_of_batches_ = true;
+    use_threads(n_threads);
+    start_batch();
+}
+
+void engine::set_n_threads(int n_threads) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    use_threads(n_threads);
+}
+
+void engine::use_threads(int n_threads) {
     if (n_threads != n_threads_) {
         n_threads_ = n_threads;
         // a cache device that computes on the CPU must not bring more threads than the user allows
@@ -35,7 +45,6 @@ void engine::begin_batch(int n_threads) {
             set(gpu_.get(), n_threads);
         }
     }
-    start_batch();
 }
 
 void engine::start_batch() {
@@ -265,13 +274,12 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
     const double t0 = now_us();
     running_ = {graph, std::move(found), nullptr, {}, {}, {}, t0};
     const moe_block & block = running_.block;
-    cached_layer & layer = cache_.find(block, owner);
-    if (!told_of_batches_ && layer.last_batch == batch_) {
+    if (!told_of_batches_ && cache_.seen_in_this_batch(block)) {
         start_batch();
     }
-    layer.last_batch = batch_;
-    running_.layer   = &layer;
-    running_.in      = fetch_input(block);
+    cached_layer & layer = cache_.find(block, owner);
+    running_.layer = &layer;
+    running_.in    = fetch_input(block);
     const host_input & in = running_.in;
     const int n_rows = (int) block.n_rows();
 

@@ -34,8 +34,10 @@ public:
     // where its tensors allow, else node by node on the CPU. Finished when it returns.
     ggml_status compute(ggml_cgraph * graph, const void * owner);
 
-    // llama.cpp says the number of threads before each batch.
+    // llama.cpp says the number of threads before each batch. Who never does is taken to begin a batch when a layer
+    // comes round again.
     void begin_batch(int n_threads);
+    void set_n_threads(int n_threads);
     void release(const void * owner);  // the context is gone
 
     void set(const knobs & values);
@@ -70,6 +72,7 @@ private:
     void        send_rows(const moe_block & block, const std::vector<int> & positions, const float * rows);
     void        reserve_staging(size_t bytes);
     void        start_batch();
+    void        use_threads(int n_threads);
     bool        on_device(const ggml_tensor * t) const;
 
     settings           config_;

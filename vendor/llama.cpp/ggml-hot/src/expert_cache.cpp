@@ -82,6 +82,11 @@ cached_layer & expert_cache::find(const moe_block & block, const void * owner) {
     return layer;
 }
 
+bool expert_cache::seen_in_this_batch(const moe_block & block) const {
+    const auto at = by_weight_.find(block.weights[0].tensor->data);
+    return at != by_weight_.end() && at->second->last_batch == batch_;
+}
+
 void expert_cache::forget(std::vector<std::unique_ptr<cached_layer>>::iterator layer) {
     settle();
     counters_.cache_bytes -= (*layer)->memory ? ggml_backend_buffer_get_size((*layer)->memory.get()) : 0;

@@ -63,6 +63,8 @@ public:
     // layers are known, that is when a known one comes round again, so that VRAM is shared as it should be.
     cached_layer & find(const moe_block & block, const void * owner);
 
+    bool seen_in_this_batch(const moe_block & block) const;
+
     // A context is gone, and the weights it used may be, too: layers that no other one uses are dropped.
     void release(const void * owner);
 

@@ -83,7 +83,7 @@ ggml_status service::compute(context & c, ggml_cgraph * graph) {
             worker = std::make_unique<engine>(config_, c.cache, *shared_);
         }
         c.worker = worker.get();
-        c.worker->begin_batch(c.n_threads);
+        c.worker->set_n_threads(c.n_threads);
     }
     return c.worker->compute(graph, &c);
 }
