@@ -99,7 +99,8 @@ ggml_status vgpu_compute_queued(ggml_backend_t backend, ggml_cgraph * graph) {
     stream.queue->push([&stream, copy, name = vgpu_backend_name(backend)] {
         const ggml_status status = ggml_backend_graph_compute(stream.cpu.get(), copy->get());
         if (status != GGML_STATUS_SUCCESS) {
-            GGML_LOG_ERROR("ggml_hot: %s: a queued graph of %d nodes failed: %s\n", name, copy->get()->n_nodes, ggml_status_to_string(status));
+            GGML_LOG_ERROR("ggml_hot: %s: a queued graph of %d nodes failed: %s\n", name, copy->get()->n_nodes,
+                           ggml_status_to_string(status));
             stream.failure = status;
         }
     });
