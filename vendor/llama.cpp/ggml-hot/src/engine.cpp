@@ -18,6 +18,7 @@ engine::engine(const settings & config, ggml_backend_dev_t device, common & shar
     : config_(config), device_(device), shared_(shared), gpu_(ggml_backend_dev_init(device, nullptr)),
       gpu_buft_(ggml_backend_dev_buffer_type(device)), cache_(config_, shared.known, gpu_.get(), stats_) {
     stats_.device = ggml_backend_dev_name(device);
+    use_threads(1);
 }
 
 engine::~engine() {

@@ -85,7 +85,7 @@ private:
     uint8_t *          staging_data_ = nullptr;
     size_t             staging_size_ = 0;
     std::vector<int32_t> slot_ids_;
-    int                n_threads_ = 1;
+    int                n_threads_ = 0;
     uint64_t           batch_ = 0;
     bool               told_of_batches_ = false;
 

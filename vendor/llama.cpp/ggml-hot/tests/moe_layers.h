@@ -40,6 +40,8 @@ struct layer_case {
     int  n_layers      = 2;
 };
 
+// threads that spin for one another are slow on a busy machine, and the results do not depend on their number
+inline const int n_threads = std::getenv("HOT_TEST_THREADS") ? atoi(std::getenv("HOT_TEST_THREADS")) : 1;
 constexpr int n_embd = 256, n_ff = 512, n_expert = 32;
 
 inline std::mt19937 rng(42);
@@ -132,6 +134,9 @@ public:
     }
     void close_device() { hots_.clear(); }
 
+    // llama.cpp says the number of threads before each batch; without, the device finds out by itself where one begins
+    bool announce_batches = true;
+
     // The graph is built anew for each run, as its tensors are changed by the scheduler.
     std::vector<float> evaluate(const inputs & in, bool with_device, bool node_by_node = false) {
         ggml_context_ptr ctx(ggml_init({ggml_tensor_overhead() * 1024 + ggml_graph_overhead(), nullptr, true}));
@@ -151,6 +156,11 @@ public:
             for (auto & hot : hots_) backends.push_back(hot.get());
         }
         backends.push_back(cpu_.get());
+        for (ggml_backend_t backend : backends) {
+            ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
+            const auto set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
+            if (set && (announce_batches || backend == cpu_.get())) set(backend, n_threads);
+        }
         ggml_backend_sched_ptr sched(ggml_backend_sched_new(backends.data(), nullptr, (int) backends.size(), 1024, false, false));
         if (node_by_node) {
             ggml_backend_sched_set_eval_callback(sched.get(), [](ggml_tensor *, bool, void *) { return true; }, nullptr);

@@ -56,6 +56,7 @@ static std::vector<layer_case> cases(bool has_gpu) {
 
 static void run_case(const devices & dev, const layer_case & c, double tolerance, bool node_by_node) {
     moe_layers layers(dev, c);
+    layers.announce_batches = !node_by_node;
     layers.open_device();
     double worst = 0;
     for (int step = 0; step < n_steps; step++) {
