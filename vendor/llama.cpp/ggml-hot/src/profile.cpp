@@ -162,13 +162,18 @@ std::string load_profile(const std::string & path, profile & out) {
     }
 }
 
-// Whether a file is there that save_profile cannot have written: an imatrix of the new or the old format, a model.
+// Whether something is there that save_profile cannot have written: an imatrix of the new or the old format, a model,
+// a device.
 static bool is_foreign(const std::string & path) {
+    std::error_code error;
+    if (!std::filesystem::exists(path, error)) {
+        return false;
+    }
     try {
         const input in = open_input(path, 1);
         return !in.head.empty() && in.head[0] != '{';
     } catch (const std::exception &) {
-        return false;
+        return true;
     }
 }
 
