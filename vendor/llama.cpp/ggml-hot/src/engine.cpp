@@ -50,8 +50,7 @@ void engine::use_threads(int n_threads) {
 
 void engine::start_batch() {
     cache_.begin_batch(++batch_);
-    std::lock_guard<std::mutex> lock(shared_.trace_mutex);
-    shared_.trace.next_batch();
+    shared_.trace.begin_batch();
 }
 
 void engine::release(const void * owner) {
@@ -361,13 +360,13 @@ void engine::finish_block() {
 
 // The router's weights are what the block's result is multiplied by, where that stands behind it.
 void engine::trace_block() {
-    std::lock_guard<std::mutex> lock(shared_.trace_mutex);
     if (!shared_.trace.on()) {
         return;
     }
     const moe_block & block = running_.block;
     std::vector<float> weights;
-    for (int i = block.end; shared_.trace.with_weights() && weights.empty() && i < running_.graph->n_nodes; i++) {
+    const bool wanted = shared_.trace.with_weights();
+    for (int i = block.end; wanted && weights.empty() && i < running_.graph->n_nodes; i++) {
         const ggml_tensor * node = running_.graph->nodes[i];
         if (node->op == GGML_OP_MUL && node->src[0] == block.out && ggml_nelements(node->src[1]) == block.n_rows() &&
             ggml_is_contiguous(node->src[1])) {
@@ -376,9 +375,8 @@ void engine::trace_block() {
         }
     }
     const ggml_tensor * first = block.weights[0].tensor;
-    const int layer = shared_.trace_layers.try_emplace(first->data, (int) shared_.trace_layers.size()).first->second;
-    shared_.trace.block(layer, first->name, (int) block.n_expert, (int) block.n_tokens, (int) block.n_used, running_.in.ids,
-                        weights.empty() ? nullptr : weights.data());
+    shared_.trace.block(first->data, first->name, (int) block.n_expert, (int) block.n_tokens, (int) block.n_used, running_.in.ids,
+                        std::move(weights));
 }
 
 }  // namespace hot

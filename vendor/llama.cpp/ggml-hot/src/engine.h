@@ -15,11 +15,9 @@ namespace hot {
 
 // What all engines of a process share.
 struct common {
-    cold_path    cold;
-    profile      known;         // read at start
-    std::mutex   trace_mutex;
-    trace_writer trace;
-    std::map<const void *, int> trace_layers;  // number in the trace, by the layer's first weight's address
+    cold_path     cold;
+    profile       known;        // read at start
+    routing_trace trace;
 };
 
 class engine {

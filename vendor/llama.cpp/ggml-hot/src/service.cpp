@@ -105,8 +105,7 @@ std::string service::stats_locked() {
         r.engines.push_back(worker->snapshot());
     }
     if (shared_) {
-        std::lock_guard<std::mutex> lock(shared_->trace_mutex);
-        r.trace = {shared_->trace.on(), shared_->trace.tokens(), shared_->trace.bytes()};
+        shared_->trace.facts(r.trace.on, r.trace.tokens, r.trace.bytes);
     }
     r.vgpus = vgpu_snapshot();
     return to_json(r);
@@ -177,21 +176,12 @@ std::string service::save_profile(const std::string & path) {
 
 std::string service::start_trace(const std::string & path, bool weights) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!shared_) {
-        return "no context is open";
-    }
-    std::lock_guard<std::mutex> trace_lock(shared_->trace_mutex);
-    shared_->trace_layers.clear();
-    return shared_->trace.start(path, weights);
+    return shared_ ? shared_->trace.start(path, weights) : "no context is open";
 }
 
 std::string service::stop_trace() {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!shared_) {
-        return "";
-    }
-    std::lock_guard<std::mutex> trace_lock(shared_->trace_mutex);
-    return shared_->trace.stop();
+    return shared_ ? shared_->trace.stop() : "";
 }
 
 }  // namespace hot
