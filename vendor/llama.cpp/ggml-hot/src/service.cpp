@@ -99,7 +99,7 @@ void service::begin_batch(context & c, int n_threads) {
 
 std::string service::stats_locked() {
     report r;
-    r.enabled = config_.enabled();
+    r.enabled = enabled_;
     r.set     = config_;
     for (const auto & [device, worker] : engines_) {
         r.engines.push_back(worker->snapshot());

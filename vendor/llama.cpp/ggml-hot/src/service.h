@@ -22,7 +22,7 @@ struct context {
 
 class service final : public control_target {
 public:
-    explicit service(const settings & config) : config_(config), bypass_(config.bypass) {}
+    explicit service(const settings & config) : enabled_(config.enabled()), config_(config), bypass_(config.bypass) {}
 
     ~service() override;
 
@@ -45,6 +45,7 @@ private:
     std::string save_profile_locked(const std::string & path);
     void        load_profile_and_trace();
 
+    const bool       enabled_;     // the device is registered, even if it has no slots at the moment
     settings         config_;      // with the knobs as they are now
     std::atomic<int> bypass_;      // read by the scheduler's questions, under no lock
     std::mutex       lifetime_;    // contexts come and go one at a time
