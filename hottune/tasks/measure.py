@@ -53,6 +53,8 @@ class Bench:
     port: int | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
     note: Callable[[str], None] = field(default=lambda line: None)
+    #: File to which the device writes the uses of all experts, after each workload; None = nowhere.
+    profile_to: Path | None = None
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
 
@@ -151,6 +153,11 @@ class Bench:
         driven = self._drive(server)
         if not isinstance(driven, list):
             return driven
+        if self.profile_to is not None:
+            try:
+                server.save_profile(self.profile_to)
+            except ControlError as error:
+                return NotEngaged(detail=f"no profile was saved: {error}", log_tail=server.log_tail())
         hot = (None if stop else server.hot_stats()) or server.stop()
         if self.gpu.virtual:
             if server.virtual_peak_mib is None:
@@ -171,6 +178,7 @@ class Bench:
                 vram_source=vram.source,
                 load_s=server.load_s,
                 engagement=server.engagement(),
+                parallel=self.workload.parallel,
             )
         )
 
