@@ -1,7 +1,6 @@
 // The experts of one GPU's layers that lie in VRAM: which layers there are, how many slots each has, what is in them.
 #pragma once
 
-#include "budget.h"
 #include "ggml-backend-impl.h"
 #include "handles.h"
 #include "moe_block.h"
