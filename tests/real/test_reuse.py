@@ -1,4 +1,4 @@
-"""A live server turned to other settings through the device's socket: no restart, and the counters show it."""
+"""A live server turned to other settings by the device's socket: no restart, and the counters show it."""
 
 from __future__ import annotations
 
