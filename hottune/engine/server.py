@@ -97,7 +97,9 @@ class Server:
         return self._stats.virtual_peak_mib if self._stats else None
 
     def apply(self, placement: Placement) -> None:
-        """Turn to another placement without a restart, and set the cache's counters to zero.
+        """Turn to another placement without a restart: the cache is emptied, its counters are set to zero.
+
+        So it starts as a fresh server's does, and never holds old and new slots at once.
 
         Raises:
             ControlError: this change needs a restart, or the device refuses it or does not answer. What then
@@ -105,8 +107,10 @@ class Server:
         """
         if needs_restart(self._placement, placement):
             raise ControlError(f"going to {placement.label()} needs a restart")
-        control.set_live(_socket_path(self._folder), self._placement, placement)
-        control.reset(_socket_path(self._folder))
+        path, empty = _socket_path(self._folder), self._placement.model_copy(update={"hot_k": 0})
+        control.set_live(path, self._placement, empty)
+        control.set_live(path, empty, placement)
+        control.reset(path)
         self._placement, self._stats = placement, None
 
     def save_profile(self, path: Path) -> None:

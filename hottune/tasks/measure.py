@@ -108,7 +108,7 @@ class Bench:
                 return failed.outcome
             vram.watch(server.pid)
             keep = self._keeping and placement.hot_k > 0 and not placement.fit
-            outcome = self._measure_in(server, placement, vram, stop=not keep)
+            outcome = self._measure_in(server, placement, vram)
             if keep and isinstance(outcome, Measurement) and server.alive():
                 self._kept = Kept(server, placement, vram, ending.pop_all())
             return outcome
@@ -126,7 +126,7 @@ class Bench:
                 self.note(f"a fresh server, for {error}")
             else:
                 kept.vram.begin_again()
-                outcome = self._measure_in(kept.server, placement, kept.vram, stop=False)
+                outcome = self._measure_in(kept.server, placement, kept.vram)
                 # Fewer places than asked for may be this server's history: a fresh one tells.
                 if isinstance(outcome, Measurement) and _has_its_slots(outcome, placement):
                     self._kept = replace(kept, placement=placement)
@@ -140,15 +140,10 @@ class Bench:
         if kept is not None:
             kept.ending.close()
 
-    def _measure_in(self, server: Server, placement: Placement, vram: VramSampler, *, stop: bool) -> Outcome:
+    def _measure_in(self, server: Server, placement: Placement, vram: VramSampler) -> Outcome:
         """Drive a server that is up and read what proves that it did as asked.
 
-        Args:
-            server: that serves `placement`.
-            placement: what it serves.
-            vram: samples its VRAM.
-            stop: end it before its counters are read. If it is to go on, they are asked for; should it not
-                answer, it ends all the same.
+        The device is asked for its counters; where none answers, the server ends and leaves them in a file.
         """
         driven = self._drive(server)
         if not isinstance(driven, list):
@@ -158,7 +153,7 @@ class Bench:
                 server.save_profile(self.profile_to)
             except ControlError as error:
                 return NotEngaged(detail=f"no profile was saved: {error}", log_tail=server.log_tail())
-        hot = (None if stop else server.hot_stats()) or server.stop()
+        hot = server.hot_stats() or server.stop()
         if self.gpu.virtual:
             if server.virtual_peak_mib is None:
                 return NotEngaged(detail="the virtual GPU left no statistics", log_tail=server.log_tail())

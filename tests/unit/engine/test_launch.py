@@ -148,9 +148,11 @@ def test_a_running_server_turns_to_another_placement_through_the_devices_socket(
         server.apply(one.model_copy(update={"hot_k": 4}))
         server.apply(one.model_copy(update={"hot_k": 4, "policy": "lru"}))
         assert told == [
+            {"cmd": "set", "k": 0},
             {"cmd": "set", "k": 4},
             {"cmd": "reset"},
-            {"cmd": "set", "policy": "lru"},
+            {"cmd": "set", "k": 0},
+            {"cmd": "set", "k": 4, "policy": "lru"},
             {"cmd": "reset"},
         ]
         assert server.engagement().hot is None, (
