@@ -5,9 +5,9 @@
 
 namespace hot {
 
-// Copies the chain into `ctx` (no_alloc): `x`, `ids` and `weights` (parallel to block.weights) take the place of the
+// Copies the chain into `ctx` (no_alloc): `inputs`, `ids` and `weights` (parallel to the block's) take the place of the
 // block's own; every step gets the shape [width, n1, n2]. Returns the tensor that stands for block.out. No data yet.
-ggml_tensor * clone_chain(ggml_context * ctx, const moe_block & block, ggml_tensor * x, ggml_tensor * ids,
+ggml_tensor * clone_chain(ggml_context * ctx, const moe_block & block, const std::vector<ggml_tensor *> & inputs, ggml_tensor * ids,
                           const std::vector<ggml_tensor *> & weights, int64_t n1, int64_t n2);
 
 }  // namespace hot

@@ -1,6 +1,7 @@
 #include "cold_path.h"
 
 #include "chain.h"
+#include "fallback.h"
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
 
@@ -23,23 +24,26 @@ cold_path::~cold_path() {
     }
 }
 
-void cold_path::set_n_threads(int n) {
+// The pool only ever grows: contexts and phases (-t, -tb) ask for different numbers in turn, and a smaller number of
+// threads runs in a larger pool.
+void cold_path::use_threads(int n) {
     if (n == n_threads_) {
-        return;  // llama.cpp says it again for every batch
+        return;
     }
     n_threads_ = n;
     const auto new_pool    = cpu_function<decltype(&ggml_threadpool_new)>("ggml_threadpool_new");
     const auto free_pool   = cpu_function<decltype(&ggml_threadpool_free)>("ggml_threadpool_free");
     const auto set_pool    = cpu_function<decltype(&ggml_backend_cpu_set_threadpool)>("ggml_backend_cpu_set_threadpool");
     const auto set_threads = cpu_function<ggml_backend_set_n_threads_t>("ggml_backend_set_n_threads");
-    if (new_pool && free_pool && set_pool) {
+    if (n > pool_size_ && new_pool && free_pool && set_pool) {
         ggml_threadpool_params params = ggml_threadpool_params_default(n);
         ggml_threadpool_t pool = new_pool(&params);
         set_pool(cpu_.get(), pool);
         if (pool_) {
             free_pool((ggml_threadpool_t) pool_);
         }
-        pool_ = pool;
+        pool_      = pool;
+        pool_size_ = n;
     }
     if (set_threads) {
         set_threads(cpu_.get(), n);
@@ -52,47 +56,53 @@ void * cold_path::next_bytes(size_t n) {
     return bytes;
 }
 
-ggml_status cold_path::compute(const moe_block & block, const float * x, const std::vector<int> & positions,
-                        const std::vector<int32_t> & experts, float * rows) {
-    const int64_t n_rows = (int64_t) positions.size();
-    const int64_t n_embd = block.x->ne[0];
-    const size_t  n_tensors = block.chain.size() + 2;
+ggml_status cold_path::compute(const moe_block & block, int n_threads, const std::vector<const float *> & inputs,
+                               const std::vector<int> & positions, const std::vector<int32_t> & experts, float * rows) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    use_threads(n_threads);
+    const int64_t n_rows    = (int64_t) positions.size();
+    const size_t  n_tensors = block.chain.size() + block.inputs.size() + 1;
 
     descriptions_.resize(n_tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_tensors, false));
     context_ptr owner(ggml_init({descriptions_.size(), descriptions_.data(), true}));
     ggml_context * ctx = owner.get();
 
     // one token, one input: all rows share it. Otherwise every row brings a copy of its own.
-    const bool shared_x = block.x->ne[1] == 1 && block.n_tokens == 1;
-    ggml_tensor * in  = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, n_embd, shared_x ? 1 : n_rows, 1);
-    ggml_tensor * ids = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, n_rows, 1);
-    std::vector<ggml_tensor *> weights;
+    const auto shared = [&](const ggml_tensor * input) { return moe_block::per_token(input) && block.n_tokens == 1; };
+    std::vector<ggml_tensor *> in, weights;
+    for (const ggml_tensor * input : block.inputs) {
+        in.push_back(ggml_new_tensor_3d(ctx, GGML_TYPE_F32, input->ne[0], shared(input) ? 1 : n_rows, 1));
+    }
     for (const expert_tensor & w : block.weights) {
         weights.push_back(w.tensor);
     }
+    ggml_tensor * ids = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, n_rows, 1);
     ggml_tensor * out = clone_chain(ctx, block, in, ids, weights, n_rows, 1);
     ggml_cgraph * graph = ggml_new_graph_custom(ctx, n_tensors, false);
     ggml_build_forward_expand(graph, out);
 
     // lay the results out one after the other; the last one goes where the caller wants it
-    size_t need = GGML_PAD(ggml_nbytes(in), 64);
+    size_t need = 64;
     for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
         need += GGML_PAD(ggml_nbytes(t), 64);
     }
-    if (data_.size() < need + 64) {
-        data_.resize(need + 64);
+    if (data_.size() < need) {
+        data_.resize(need);
     }
     used_ = (64 - (uintptr_t) data_.data() % 64) % 64;
     out->data = rows;
     ids->data = (void *) experts.data();
-    if (shared_x) {
-        in->data = (void *) x;
-    } else {
-        in->data = next_bytes(ggml_nbytes(in));
+    for (size_t k = 0; k < in.size(); k++) {
+        const ggml_tensor * input = block.inputs[k];
+        if (shared(input)) {
+            in[k]->data = (void *) inputs[k];
+            continue;
+        }
+        in[k]->data = next_bytes(ggml_nbytes(in[k]));
+        const int64_t width = input->ne[0];
         for (int64_t r = 0; r < n_rows; r++) {
-            const int64_t token = positions[r] / block.n_used;
-            const int64_t row   = block.x->ne[1] == 1 ? token : positions[r];
-            memcpy((float *) in->data + r * n_embd, x + row * n_embd, n_embd * sizeof(float));
+            const int64_t row = moe_block::per_token(input) ? positions[r] / block.n_used : positions[r];
+            memcpy((float *) in[k]->data + r * width, inputs[k] + row * width, (size_t) width * sizeof(float));
         }
     }
     for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
@@ -103,6 +113,12 @@ ggml_status cold_path::compute(const moe_block & block, const float * x, const s
         }
     }
     return ggml_backend_graph_compute(cpu_.get(), graph);
+}
+
+ggml_status cold_path::compute_by_node(ggml_cgraph * graph, int n_threads, int & computed) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    use_threads(n_threads);
+    return compute_on_cpu(cpu_.get(), graph, computed);
 }
 
 }  // namespace hot

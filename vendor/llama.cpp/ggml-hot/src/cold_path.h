@@ -1,10 +1,12 @@
-// Computes the experts that are not in VRAM, on the CPU, straight from the original weights.
+// Computes the experts that are not in VRAM, on the CPU, straight from the original weights. One for all GPUs and
+// contexts of a process, so that they share one pool of threads.
 #pragma once
 
 #include "handles.h"
 #include "moe_block.h"
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 namespace hot {
@@ -16,19 +18,23 @@ public:
     cold_path(const cold_path &) = delete;
     cold_path & operator=(const cold_path &) = delete;
 
-    void set_n_threads(int n);
-    ggml_backend_t cpu() const { return cpu_.get(); }
-
     // rows[i] = the chain of `block` for position positions[i] (= token * n_used + place among the used) with expert
-    // experts[i]. `x` is the block's input in host memory; `rows` has positions.size() rows of out->ne[0] floats.
-    ggml_status compute(const moe_block & block, const float * x, const std::vector<int> & positions,
-                 const std::vector<int32_t> & experts, float * rows);
+    // experts[i]. inputs[k] = block.inputs[k]'s data in host memory; `rows` has positions.size() rows of out->ne[0] floats.
+    ggml_status compute(const moe_block & block, int n_threads, const std::vector<const float *> & inputs, const std::vector<int> & positions,
+                        const std::vector<int32_t> & experts, float * rows);
+
+    // Computes a graph node by node, wherever its tensors lie: slow, but never wrong. All earlier work on the graph's
+    // inputs must have finished. Adds the nodes computed to `computed`; stops at the first that fails.
+    ggml_status compute_by_node(ggml_cgraph * graph, int n_threads, int & computed);
 
 private:
+    void   use_threads(int n);
     void * next_bytes(size_t n);
 
+    std::mutex           mutex_;
     backend_ptr          cpu_;
     int                  n_threads_ = 0;
+    int                  pool_size_ = 0;
     void *               pool_ = nullptr;   // ggml_threadpool_t of our own: without one, each call would build and drop one
     std::vector<uint8_t> descriptions_;     // tensors and graph of one call
     std::vector<uint8_t> data_;             // intermediate results of one call

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <thread>
@@ -15,13 +15,13 @@ namespace hot {
 // What a "set" request changes; what is absent stays.
 struct changes {
     std::optional<int>         k;             // experts of a layer in VRAM, 0..4096 (0 = no slots: all cold)
-    std::optional<size_t>      budget;        // "mib": VRAM for the slots of each GPU, in bytes; replaces k
+    std::optional<size_t>      budget;        // "mib", 0..2^24: VRAM for the slots of each GPU, in bytes; never with k
     std::optional<bool>        shared;        // "shared_budget": one budget over all layers instead of even shares
     std::optional<int>         interval;      // 1..1000000
     std::optional<int>         hysteresis;    // 0..1000000
     std::optional<policy_kind> policy;        // "window", "lru", "static"
     std::optional<int>         bypass;        // 1..64
-    std::optional<size_t>      upload_bytes;  // "upload_mib": bytes a token that may be uploaded; > 0
+    std::optional<size_t>      upload_bytes;  // "upload_mib", 1..2^24: what may be uploaded a token, in bytes
 };
 
 // What the socket acts on. Called from the socket's thread; every call returns one line of JSON or an error text.
@@ -38,12 +38,13 @@ public:
 
 // One request line in, one answer line out (no newline). Requests and answers:
 //   {"cmd":"stats"}                                    the statistics object
-//   {"cmd":"set","k":22,"policy":"lru",..}             the statistics object after the change
+//   {"cmd":"set","k":22,"policy":"lru",..}             the statistics object after the change; at least one setting
 //   {"cmd":"reset"}                                    {"ok":true}
 //   {"cmd":"save_profile"[,"path":"/abs/file"]}        {"ok":true}
 //   {"cmd":"start_trace","path":"/abs/file"[,"weights":true]}  {"ok":true}
 //   {"cmd":"stop_trace"}                               {"ok":true}
-// Anything else, an unknown key, a wrong type or a value out of range: {"error":"what was expected"}; nothing changes.
+// Anything else, an unknown or repeated key, a wrong type, a value out of range: {"error":"what was expected"}, and
+// nothing changes. Never throws.
 std::string answer(const std::string & request, control_target & target);
 
 class control_socket {
@@ -52,22 +53,21 @@ public:
     // another process serves is left alone, and this one listens at `path`.<pid> instead and says so in the log.
     // On failure it says so in the log and is idle.
     control_socket(const std::string & path, control_target & target);
-    ~control_socket();
+    ~control_socket();  // waits for a request that is being acted on, never for a client
     control_socket(const control_socket &) = delete;
     control_socket & operator=(const control_socket &) = delete;
 
-    const std::string & path() const { return path_; }
+    const std::string & path() const { return path_; }  // where it listens; empty when idle
 
 private:
+    bool listen_at(const std::string & path);
     void serve();
-    void serve_client(int client);
-    bool wait_for(int client, short events) const;
-    bool send_line(int client, std::string line) const;
 
     std::string      path_;
     control_target & target_;
     int listener_ = -1;
-    int wake_[2]  = {-1, -1};  // a pipe: closing our end of it ends the thread
+    int wake_[2]  = {-1, -1};     // a pipe: what we write to it ends the thread
+    uint64_t file_[2] = {0, 0};   // device and inode of the socket's file, to remove that one and no other
     std::thread thread_;
 };
 

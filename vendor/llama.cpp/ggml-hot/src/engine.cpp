@@ -1,6 +1,5 @@
 #include "engine.h"
 
-#include "fallback.h"
 #include "stand_in.h"
 
 #include <algorithm>
@@ -15,68 +14,134 @@ static double now_us() {
     return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-engine::engine(const settings & config, ggml_backend_dev_t device)
-    : config_(config), device_(device), gpu_(ggml_backend_dev_init(device, nullptr)), copier_(ggml_backend_dev_init(device, nullptr)),
-      gpu_buft_(ggml_backend_dev_buffer_type(device)), cache_(config_, gpu_.get(), copier_.get()) {
-    stats_.cache_device = ggml_backend_dev_name(device);
-    stats_.k            = config.k;
-    stats_.interval     = config.interval;
-    stats_.bypass       = config.bypass;
-    GGML_LOG_INFO("ggml_hot: device ready: K=%d interval=%d bypass=%d cache device=%s\n", config.k, config.interval, config.bypass,
-                  stats_.cache_device.c_str());
+engine::engine(const settings & config, ggml_backend_dev_t device, common & shared)
+    : config_(config), device_(device), shared_(shared), gpu_(ggml_backend_dev_init(device, nullptr)),
+      gpu_buft_(ggml_backend_dev_buffer_type(device)), cache_(config_, shared.known, gpu_.get(), stats_) {
+    stats_.device = ggml_backend_dev_name(device);
+    use_threads(1);
 }
 
 engine::~engine() {
     ggml_backend_synchronize(gpu_.get());
-    ggml_backend_synchronize(copier_.get());
 }
 
-void engine::set_n_threads(int n) {
+void engine::begin_batch(int n_threads) {
     std::lock_guard<std::mutex> lock(mutex_);
-    cold_.set_n_threads(n);
-    // a cache device that computes on the CPU must not bring more threads than the user allows
-    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device_);
-    if (auto set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads")) {
-        set(gpu_.get(), n);
+    told_of_batches_ = true;
+    use_threads(n_threads);
+    start_batch();
+}
+
+void engine::set_n_threads(int n_threads) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    use_threads(n_threads);
+}
+
+void engine::use_threads(int n_threads) {
+    if (n_threads != n_threads_) {
+        n_threads_ = n_threads;
+        // a cache device that computes on the CPU must not bring more threads than the user allows
+        ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device_);
+        if (auto set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads")) {
+            set(gpu_.get(), n_threads);
+        }
     }
 }
 
-stats engine::snapshot() {
+void engine::start_batch() {
+    cache_.begin_batch(++batch_);
+    shared_.trace.begin_batch();
+}
+
+void engine::release(const void * owner) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ggml_backend_synchronize(gpu_.get());
+    cache_.release(owner);
+}
+
+void engine::set(const knobs & values) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const knobs old = config_;
+    static_cast<knobs &>(config_) = values;
+    if (old.policy != values.policy || old.interval != values.interval || old.hysteresis != values.hysteresis) {
+        cache_.use_policy();
+    }
+    if (old.k != values.k || old.budget != values.budget || old.shared != values.shared) {
+        ggml_backend_synchronize(gpu_.get());
+        cache_.apportion();
+    }
+}
+
+void engine::reset() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stats_.reset();
+}
+
+engine_stats engine::snapshot() {
     std::lock_guard<std::mutex> lock(mutex_);
     return stats_;
 }
 
-ggml_status engine::compute(ggml_cgraph * graph) {
+void engine::add_uses(profile & p) {
     std::lock_guard<std::mutex> lock(mutex_);
-    moe_block block;
-    const std::string problem = find_block(graph, block);
-    return problem.empty() ? compute_block(graph, block) : fall_back(graph, problem);
+    cache_.add_uses(p);
 }
 
-// A whole block whose tail, too, can run on the GPU as it stands.
-std::string engine::find_block(ggml_cgraph * graph, moe_block & block) {
-    std::string problem = find_moe_block(graph, block);
-    const auto on_device = [&](const ggml_tensor * t) {
-        return buffer_of(t) && ggml_backend_dev_supports_buft(device_, buffer_of(t)->buft);
-    };
-    for (int i = block.tail; problem.empty() && i < graph->n_nodes; i++) {
-        const ggml_tensor * node = graph->nodes[i];
-        for (int s = 0; s < GGML_MAX_SRC && node->src[s]; s++) {
-            if (!on_device(node->src[s])) {
-                problem = "the block's sum reads host memory";
-            }
+bool engine::on_device(const ggml_tensor * t) const {
+    return buffer_of(t) && ggml_backend_dev_supports_buft(device_, buffer_of(t)->buft);
+}
+
+ggml_status engine::compute(ggml_cgraph * graph, const void * owner) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ggml_status status = GGML_STATUS_SUCCESS;
+    const auto  keep   = [&](ggml_status next) { status = status == GGML_STATUS_SUCCESS ? next : status; };
+    for (int at = 0; at < graph->n_nodes && status == GGML_STATUS_SUCCESS;) {
+        const int begin = find_product(graph, at);
+        keep(compute_rest(graph, at, begin, "a step beside a block reads or writes memory that the GPU cannot"));
+        if (begin == graph->n_nodes) {
+            break;
+        }
+        moe_block   block;
+        std::string problem = find_moe_block(graph, begin, block);
+        if (problem.empty() && !on_device(block.out)) {
+            problem = "the block's result lies in host memory";
+        }
+        if (problem.empty()) {
+            finish_block();
+            keep(compute_block(graph, std::move(block), owner));
+            at = running_.block.end;
+        } else {
+            const int end = std::max(begin + 1, find_product(graph, begin + 1));
+            keep(compute_rest(graph, begin, end, problem));
+            at = end;
         }
     }
-    if (problem.empty() && (!on_device(block.out) || !on_device(block.x))) {
-        problem = "the block's activations lie in host memory";
-    }
-    return problem;
+    // Finish here: the scheduler waits for us only when the next split has no inputs to copy.
+    finish_block();
+    ggml_backend_synchronize(gpu_.get());
+    return status;
 }
 
-ggml_status engine::fall_back(ggml_cgraph * graph, const std::string & reason) {
+// Nodes that belong to no block: as they stand on the GPU, or on the CPU where they touch memory that the GPU cannot.
+ggml_status engine::compute_rest(ggml_cgraph * graph, int begin, int end, const std::string & reason) {
+    ggml_cgraph rest = ggml_graph_view(graph, begin, end);
+    const bool nothing = std::all_of(rest.nodes, rest.nodes + rest.n_nodes, [](const ggml_tensor * t) { return is_view(t); });
+    if (nothing) {
+        return GGML_STATUS_SUCCESS;
+    }
+    const auto on_gpu = [&](const ggml_tensor * node) {
+        bool all = on_device(node);
+        for (int s = 0; s < GGML_MAX_SRC && node->src[s]; s++) {
+            all = all && on_device(node->src[s]);
+        }
+        return is_view(node) || (all && ggml_backend_dev_supports_op(device_, node));
+    };
+    if (std::all_of(rest.nodes, rest.nodes + rest.n_nodes, on_gpu)) {
+        return ggml_backend_graph_compute_async(gpu_.get(), &rest);
+    }
     ggml_backend_synchronize(gpu_.get());
     int computed = 0;
-    const ggml_status status = compute_on_cpu(cold_.cpu(), graph, computed);
+    const ggml_status status = shared_.cold.compute_by_node(&rest, n_threads_, computed);
     stats_.fallback_nodes += (uint64_t) computed;
     auto & reasons = stats_.fallback_reasons;
     if (computed > 0 && std::find(reasons.begin(), reasons.end(), reason) == reasons.end()) {
@@ -102,28 +167,50 @@ void engine::reserve_staging(size_t bytes) {
     staging_size_ = bytes;
 }
 
-// Staging, in this order: cold rows | input | expert numbers. Each part is as large as the block can need.
+// Staging, in this order: cold rows | inputs | expert numbers. Each part is as large as the block can need.
 engine::host_input engine::fetch_input(const moe_block & block) {
     const size_t rows_bytes = GGML_PAD(ggml_nbytes(block.out), 64);
-    const size_t x_bytes    = GGML_PAD(ggml_nbytes(block.x), 64);
-    reserve_staging(rows_bytes + x_bytes + ggml_nbytes(block.ids) + 64);
-    uint8_t * x   = staging_data_ + rows_bytes;
-    uint8_t * ids = x + x_bytes;
-    const stand_in x_on_gpu(block.x, gpu_buft_);
-    ggml_backend_tensor_get_async(gpu_.get(), &x_on_gpu.tensor, x, 0, ggml_nbytes(block.x));
-    if (in_host_memory(block.ids)) {
-        memcpy(ids, block.ids->data, ggml_nbytes(block.ids));
-    } else {
-        const stand_in ids_on_gpu(block.ids, gpu_buft_);
-        ggml_backend_tensor_get_async(gpu_.get(), &ids_on_gpu.tensor, ids, 0, ggml_nbytes(block.ids));
+    size_t need = rows_bytes + GGML_PAD(ggml_nbytes(block.ids), 64);
+    for (const ggml_tensor * input : block.inputs) {
+        need += GGML_PAD(ggml_nbytes(input), 64);
     }
+    reserve_staging(need);
+    uint8_t * at = staging_data_ + rows_bytes;
+    const auto fetch = [&](const ggml_tensor * t) {
+        uint8_t * place = at;
+        at += GGML_PAD(ggml_nbytes(t), 64);
+        if (in_host_memory(t)) {
+            memcpy(place, t->data, ggml_nbytes(t));
+        } else {
+            const stand_in on_gpu(t, gpu_buft_);
+            ggml_backend_tensor_get_async(gpu_.get(), &on_gpu.tensor, place, 0, ggml_nbytes(t));
+        }
+        return place;
+    };
+    host_input in;
+    for (const ggml_tensor * input : block.inputs) {
+        in.inputs.push_back((const float *) fetch(input));
+    }
+    uint8_t * ids = fetch(block.ids);
     ggml_backend_synchronize(gpu_.get());
 
     // ids are rows of a wider sorted matrix: close the gaps in place
+    const size_t row_bytes = (size_t) block.n_used * sizeof(int32_t);
     for (int64_t t = 1; t < block.n_tokens; t++) {
-        memmove(ids + (size_t) (t * block.n_used) * sizeof(int32_t), ids + (size_t) t * block.ids->nb[1], (size_t) block.n_used * sizeof(int32_t));
+        memmove(ids + (size_t) t * row_bytes, ids + (size_t) t * block.ids->nb[1], row_bytes);
     }
-    return {(const float *) x, (const int32_t *) ids};
+    in.ids = (const int32_t *) ids;
+    return in;
+}
+
+// Inputs that lie in host memory go to the GPU; the others are read where they are.
+void engine::send_inputs(const moe_block & block, const hot_graph & hot, const host_input & in) {
+    ggml_backend_tensor_set_async(gpu_.get(), hot.ids, slot_ids_.data(), 0, slot_ids_.size() * sizeof(int32_t));
+    for (size_t k = 0; k < hot.inputs.size(); k++) {
+        if (!on_device(block.inputs[k])) {
+            ggml_backend_tensor_set_async(gpu_.get(), hot.inputs[k], in.inputs[k], 0, ggml_nbytes(hot.inputs[k]));
+        }
+    }
 }
 
 // Cold rows go to their places among the hot ones, one copy for each run of neighbours.
@@ -183,77 +270,113 @@ static bool rows_are_independent(const moe_block & block) {
     });
 }
 
-ggml_status engine::compute_block(ggml_cgraph * graph, const moe_block & block) {
+ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const void * owner) {
     const double t0 = now_us();
-    cached_layer & layer = cache_.find(block, stats_);
-    const host_input in  = fetch_input(block);
-    const int n_rows     = (int) (block.n_used * block.n_tokens);
+    running_ = {graph, std::move(found), nullptr, {}, {}, {}, t0};
+    const moe_block & block = running_.block;
+    if (!told_of_batches_ && cache_.seen_in_this_batch(block)) {
+        start_batch();
+    }
+    cached_layer & layer = cache_.find(block, owner);
+    running_.layer = &layer;
+    running_.in    = fetch_input(block);
+    const host_input & in = running_.in;
+    const int n_rows = (int) block.n_rows();
 
     hot_graph * hot = cache_.graph_for(layer, block);
-    if (hot) {
-        cache_.publish(layer);
-    }
     slot_ids_.assign(n_rows, -1);
     for (int p = 0; hot && p < n_rows; p++) {
-        slot_ids_[p] = layer.slots->slot_of[in.ids[p]];
+        slot_ids_[p] = layer.slots.slot_of[in.ids[p]];
     }
-    std::vector<int>     cold_positions;
-    std::vector<int32_t> cold_experts;
+    std::vector<int>       cold_positions;
+    std::vector<int32_t> & cold_experts = running_.cold_experts;
     for (int p = 0; p < n_rows; p++) {
         if (slot_ids_[p] < 0) {
             cold_positions.push_back(p);
             cold_experts.push_back(in.ids[p]);
         }
     }
-    if ((int) cold_positions.size() < n_rows &&
-        !fill_missed_positions(slot_ids_, *layer.slots, (int) block.n_used, rows_are_independent(block))) {
+    if ((int) cold_positions.size() < n_rows && !fill_missed_positions(slot_ids_, layer.slots, (int) block.n_used, rows_are_independent(block))) {
         // the cache is still filling, or smaller than one token's choice
         cold_experts.assign(in.ids, in.ids + n_rows);
         cold_positions.resize(n_rows);
         std::iota(cold_positions.begin(), cold_positions.end(), 0);
     }
-    const int n_cold = (int) cold_positions.size();
     ggml_status status = GGML_STATUS_SUCCESS;
     const auto  keep   = [&](ggml_status next) { status = status == GGML_STATUS_SUCCESS ? next : status; };
-    if (n_cold < n_rows) {
-        ggml_backend_tensor_set_async(gpu_.get(), hot->ids, slot_ids_.data(), 0, slot_ids_.size() * sizeof(int32_t));
+    if ((int) cold_positions.size() < n_rows) {
+        send_inputs(block, *hot, in);
         keep(ggml_backend_graph_compute_async(gpu_.get(), hot->graph));
     }
     const double t1 = now_us();
     float * rows = (float *) staging_data_;
-    if (n_cold > 0) {
-        keep(cold_.compute(block, in.x, cold_positions, cold_experts, rows));
+    if (!cold_positions.empty()) {
+        keep(shared_.cold.compute(block, n_threads_, in.inputs, cold_positions, cold_experts, rows));
     }
     const double t2 = now_us();
     send_rows(block, cold_positions, rows);
-    ggml_cgraph tail = ggml_graph_view(graph, block.tail, graph->n_nodes);
-    if (tail.n_nodes > 0) {
-        keep(ggml_backend_graph_compute_async(gpu_.get(), &tail));
+    running_.time_us.submit = t1 - t0;
+    running_.time_us.cold   = t2 - t1;
+    running_.cold_done_us   = t2;
+    return status;
+}
+
+// Waits for the block that was started last, and for what stands behind it; then its slots and the staging may change.
+void engine::finish_block() {
+    if (!running_.layer) {
+        return;
     }
-    // Finish here: the scheduler waits for us only when the next split has no inputs to copy.
     ggml_backend_synchronize(gpu_.get());
     const double t3 = now_us();
+    const moe_block & block = running_.block;
+    cached_layer &    layer = *running_.layer;
+    const int32_t *   ids   = running_.in.ids;
+    cache_.count(layer, block, ids);
+    std::vector<int> missed;  // a resident expert may have been computed on the CPU, too, but needs no second slot
+    std::copy_if(running_.cold_experts.begin(), running_.cold_experts.end(), std::back_inserter(missed),
+                 [&](int e) { return layer.slots.slot_of[e] < 0; });
+    std::sort(missed.begin(), missed.end());
+    missed.erase(std::unique(missed.begin(), missed.end()), missed.end());
+    cache_.plan_swaps(layer, missed);
+    trace_block();
 
+    const uint64_t misses = running_.cold_experts.size(), hits = (uint64_t) block.n_rows() - misses;
+    running_.time_us.wait = t3 - running_.cold_done_us;
+    running_.time_us.swap = now_us() - t3;
     layer_stats & counts = stats_.layers[layer.index];
-    if (hot) {
-        for (int64_t t = 0; t < block.n_tokens; t++) {
-            layer.chooser->count(in.ids + t * block.n_used, (int) block.n_used);
-        }
-        std::vector<int> missed;  // a resident expert may have been computed on the CPU, too, but needs no second slot
-        std::copy_if(cold_experts.begin(), cold_experts.end(), std::back_inserter(missed), [&](int e) { return layer.slots->slot_of[e] < 0; });
-        std::sort(missed.begin(), missed.end());
-        missed.erase(std::unique(missed.begin(), missed.end()), missed.end());
-        cache_.start_uploads(layer, layer.chooser->plan(*layer.slots, missed), stats_);
-    }
-    counts.hits += (uint64_t) (n_rows - n_cold);
-    counts.misses += (uint64_t) n_cold;
+    counts.hits += hits;
+    counts.misses += misses;
+    counts.blocks++;
+    counts.time_us.add(running_.time_us);
     stats_.tokens += layer.index == 0 ? (uint64_t) block.n_tokens : 0;
-    stats_.blocks++;
-    stats_.time_us.submit += t1 - t0;
-    stats_.time_us.cold += t2 - t1;
-    stats_.time_us.wait += t3 - t2;
-    stats_.time_us.swap += now_us() - t3;
-    return status;
+    if (block.n_tokens > 1) {
+        stats_.multi.blocks++;
+        stats_.multi.tokens += (uint64_t) block.n_tokens;
+        stats_.multi.hits += hits;
+        stats_.multi.misses += misses;
+    }
+    running_.layer = nullptr;
+}
+
+// The router's weights are what the block's result is multiplied by, where that stands behind it.
+void engine::trace_block() {
+    if (!shared_.trace.on()) {
+        return;
+    }
+    const moe_block & block = running_.block;
+    std::vector<float> weights;
+    const bool wanted = shared_.trace.with_weights();
+    for (int i = block.end; wanted && weights.empty() && i < running_.graph->n_nodes; i++) {
+        const ggml_tensor * node = running_.graph->nodes[i];
+        if (node->op == GGML_OP_MUL && node->src[0] == block.out && ggml_nelements(node->src[1]) == block.n_rows() &&
+            ggml_is_contiguous(node->src[1])) {
+            weights.resize((size_t) block.n_rows());
+            ggml_backend_tensor_get(node->src[1], weights.data(), 0, ggml_nbytes(node->src[1]));
+        }
+    }
+    const ggml_tensor * first = block.weights[0].tensor;
+    shared_.trace.block(first->data, first->name, (int) block.n_expert, (int) block.n_tokens, (int) block.n_used, running_.in.ids,
+                        std::move(weights));
 }
 
 }  // namespace hot

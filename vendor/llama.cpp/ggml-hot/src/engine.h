@@ -1,5 +1,5 @@
 // What the device does with a graph: hot experts on the GPU, cold ones on the CPU, at the same time, one result.
-// One engine serves all contexts of a process; it lives as long as one of them does.
+// One engine a GPU serves all contexts of a process; it lives as long as one of them does.
 #pragma once
 
 #include "cold_path.h"
@@ -7,53 +7,90 @@
 #include "handles.h"
 #include "settings.h"
 #include "stats.h"
+#include "trace.h"
 
 #include <mutex>
 
 namespace hot {
 
+// What all engines of a process share.
+struct common {
+    cold_path     cold;
+    profile       known;        // read at start
+    routing_trace trace;
+};
+
 class engine {
 public:
-    // `device` holds the cache: the GPU, or the CPU device where there is none.
-    engine(const settings & config, ggml_backend_dev_t device);
+    // `device` holds the cache: a GPU, or the CPU device where there is none.
+    engine(const settings & config, ggml_backend_dev_t device, common & shared);
     ~engine();
     engine(const engine &) = delete;
     engine & operator=(const engine &) = delete;
 
-    // Total: a graph that is not a whole expert block is computed node by node. Finished when it returns.
-    ggml_status compute(ggml_cgraph * graph);
+    // `owner` stands for the context that computes. Total: what is not an expert block runs as it stands, on the GPU
+    // where its tensors allow, else node by node on the CPU. Finished when it returns.
+    ggml_status compute(ggml_cgraph * graph, const void * owner);
 
-    void set_n_threads(int n);
-    stats snapshot();
+    // llama.cpp says the number of threads before each batch. Who never does is taken to begin a batch when a layer
+    // comes round again.
+    void begin_batch(int n_threads);
+    void set_n_threads(int n_threads);
+    void release(const void * owner);  // the context is gone
+
+    void set(const knobs & values);
+    void reset();                      // counters to zero
+    engine_stats snapshot();
+    void add_uses(profile & p);
 
 private:
-    // The routing and the input of one block in host memory.
+    // The routing and the inputs of one block in host memory.
     struct host_input {
-        const float *   x;
-        const int32_t * ids;  // [n_used, n_tokens], packed
+        std::vector<const float *> inputs;
+        const int32_t *            ids;  // [n_used, n_tokens], packed
     };
 
-    std::string find_block(ggml_cgraph * graph, moe_block & block);
-    ggml_status compute_block(ggml_cgraph * graph, const moe_block & block);
-    ggml_status fall_back(ggml_cgraph * graph, const std::string & reason);
+    // The block at work: its results are used and its slots unchangeable until finish_block.
+    struct running_block {
+        ggml_cgraph *        graph = nullptr;
+        moe_block            block;
+        cached_layer *       layer = nullptr;
+        host_input           in;
+        std::vector<int32_t> cold_experts;
+        phase_times          time_us;
+        double               cold_done_us = 0;
+    };
+
+    ggml_status compute_block(ggml_cgraph * graph, moe_block && found, const void * owner);
+    void        finish_block();
+    void        trace_block();
+    ggml_status compute_rest(ggml_cgraph * graph, int begin, int end, const std::string & reason);
     host_input  fetch_input(const moe_block & block);
+    void        send_inputs(const moe_block & block, const hot_graph & hot, const host_input & in);
     void        send_rows(const moe_block & block, const std::vector<int> & positions, const float * rows);
     void        reserve_staging(size_t bytes);
+    void        start_batch();
+    void        use_threads(int n_threads);
+    bool        on_device(const ggml_tensor * t) const;
 
-    const settings     config_;
+    settings           config_;
     ggml_backend_dev_t device_;
+    common &           shared_;
     backend_ptr        gpu_;
-    backend_ptr        copier_;
-    cold_path          cold_;
     ggml_backend_buffer_type_t gpu_buft_;
     buffer_ptr         staging_;       // pinned where the GPU offers it
     std::vector<uint8_t> plain_staging_;
     uint8_t *          staging_data_ = nullptr;
     size_t             staging_size_ = 0;
     std::vector<int32_t> slot_ids_;
+    int                n_threads_ = 0;
+    uint64_t           batch_ = 0;
+    bool               told_of_batches_ = false;
+
+    running_block      running_;
 
     std::mutex   mutex_;               // compute, settings and statistics exclude each other
-    stats        stats_;
+    engine_stats stats_;
     expert_cache cache_;               // last, so that it goes before the streams it uses
 };
 

@@ -1,80 +1,117 @@
-// The experts of all layers that lie in VRAM: their slots, and the uploads that fill them.
+// The experts of one GPU's layers that lie in VRAM: which layers there are, how many slots each has, what is in them.
 #pragma once
 
-#include "handles.h"
+#include "budget.h"
 #include "ggml-backend-impl.h"
+#include "handles.h"
 #include "moe_block.h"
 #include "policy.h"
+#include "profile.h"
 #include "settings.h"
 #include "stats.h"
+#include "uploader.h"
 
 #include <map>
 #include <memory>
-#include <utility>
+#include <set>
 #include <vector>
 
 namespace hot {
 
-// The chain of one layer over the cached experts, for one number of used experts and tokens.
+// One layer's chain over the cached experts, for one shape of it.
 struct hot_graph {
-    context_ptr   ctx;
-    buffer_ptr    memory;         // ids and the chain's intermediate results
-    ggml_tensor * x   = nullptr;  // data bound to the block's input at each call
-    ggml_tensor * ids = nullptr;  // slots instead of experts
-    ggml_tensor * out = nullptr;  // data bound to the block's output at each call
-    ggml_cgraph * graph = nullptr;
-    ggml_backend_buffer x_buffer{}, out_buffer{};  // descriptions of llama.cpp's buffers, see stand_in.h
+    context_ptr                ctx;
+    std::vector<ggml_tensor *> inputs;   // bound to the block's at each call, or copies of those in host memory
+    ggml_tensor *              ids = nullptr;  // slots instead of experts
+    ggml_tensor *              out = nullptr;  // bound to the block's output at each call
+    ggml_cgraph *              graph = nullptr;
+    // descriptions of llama.cpp's buffers, see stand_in.h: one for each input, then one for the output
+    std::vector<ggml_backend_buffer> buffers;
 };
 
+// The expert weights of one layer and their copies.
 struct cached_layer {
-    std::vector<expert_tensor> weights;  // the originals in host memory
-    int                        n_expert = 0;
-    int                        index    = 0;  // order of first appearance
+    std::vector<expert_tensor> weights;       // the originals in host memory
+    std::vector<bool>          pinned;        // as weights: whether the GPU can read the original by itself
+    int                        n_expert  = 0;
+    int                        min_slots = 0; // most experts that a token used
+    int                        index     = 0; // among the layers in engine_stats
+    uint64_t                   last_batch = 0;
+    std::set<const void *>     owners;        // contexts that use it; without one it is gone
 
     context_ptr                ctx;
     buffer_ptr                 memory;
-    std::vector<ggml_tensor *> slabs;         // as weights, with a slot where an expert was; empty before allocation
-    std::unique_ptr<slot_map>  slots;         // what may be read now
+    std::vector<ggml_tensor *> slabs;         // as weights, with a slot where an expert was; empty without slots
+    slot_map                   slots{0, 0};
     std::unique_ptr<policy>    chooser;
-    std::vector<swap>          uploading;     // on their way; not readable yet
-    event_ptr                  uploaded;      // recorded behind the uploads; null when the device has no events
-    std::map<std::pair<int64_t, int64_t>, hot_graph> graphs;  // by (n_used, n_tokens)
+    std::vector<swap>          waiting;       // planned, but the upload budget of this batch was spent
+    std::vector<uint64_t>      uses;          // [n_expert] since the start: the profile
+    std::vector<double>        recent;        // [n_expert] with older uses fading: the shared budget
+    std::map<std::vector<int64_t>, hot_graph> graphs;
 
-    bool allocated() const { return !slabs.empty(); }
-    int  n_slots() const { return slots ? (int) slots->expert_of.size() : 0; }
+    int    n_slots() const { return slots.n_slots(); }
+    size_t slot_bytes() const;
+    int    find_weight(const ggml_tensor * t) const;  // index in weights, or -1
 };
 
 class expert_cache {
 public:
-    // `gpu` computes, `copier` uploads: two streams of one device. Both outlive the cache.
-    expert_cache(const settings & config, ggml_backend_t gpu, ggml_backend_t copier) : config_(config), gpu_(gpu), copier_(copier) {}
+    // `gpu` computes and outlives the cache; `known` are uses from a profile.
+    expert_cache(const settings & config, const profile & known, ggml_backend_t gpu, engine_stats & counters);
 
-    // The layer a block belongs to. A new layer has no slots yet: they are taken once all layers are known, that is when
-    // a known layer comes round again, so that VRAM is shared evenly.
-    cached_layer & find(const moe_block & block, stats & counters);
+    // The layer that a block belongs to, which `owner` now uses. A new layer has no slots yet: slots are taken once all
+    // layers are known, that is when a known one comes round again, so that VRAM is shared as it should be.
+    cached_layer & find(const moe_block & block, const void * owner);
 
-    // The layer's graph for this block's shape, its input and output bound to the block's. Null when the layer has no
-    // slots, or VRAM for the intermediate results ran out.
+    bool seen_in_this_batch(const moe_block & block) const;
+
+    // A context is gone, and the weights it used may be, too: layers that no other one uses are dropped.
+    void release(const void * owner);
+
+    // The layer's graph for this block's shape, bound to the block. Null when the layer has no slots, or VRAM for the
+    // intermediate results ran out.
     hot_graph * graph_for(cached_layer & layer, const moe_block & block);
 
-    // Makes finished uploads readable: the GPU waits for them, the host does not.
-    void publish(cached_layer & layer);
+    // Before a batch of tokens: completed uploads become readable, and waiting ones may start again.
+    void begin_batch(uint64_t batch);
 
-    // Starts the swaps: the displaced experts are unreadable at once, the new ones from the next publish on.
-    // The GPU must have finished reading the slots.
-    void start_uploads(cached_layer & layer, const std::vector<swap> & swaps, stats & counters);
+    void count(cached_layer & layer, const moe_block & block, const int32_t * experts);
+
+    // Behind a block: what was missed may come in. The GPU must have finished reading the slots.
+    void plan_swaps(cached_layer & layer, const std::vector<int> & missed);
+
+    // Settles how many slots each layer has, from the settings and the VRAM that is free, and takes or gives back VRAM.
+    // The GPU must be idle.
+    void apportion();
+    void use_policy();                // the settings' policy, from now on
+    void add_uses(profile & p) const;
 
 private:
-    void   allocate(stats & counters);
-    bool   try_allocate(cached_layer & layer, int n_slots);
+    void   publish();                 // completed uploads become readable
+    void   settle();                  // waits for all uploads
+    void   forget(std::vector<std::unique_ptr<cached_layer>>::iterator layer);
+    void   seed(cached_layer & layer);
     size_t bytes_of_slots(const cached_layer & layer, int n_slots) const;
+    size_t budget(size_t free_bytes, bool & known) const;
+    std::vector<int> shares(size_t bytes) const;
+    bool   resize(cached_layer & layer, int n_slots);
+    bool   reserve_scratch(size_t bytes);
+    void   start(cached_layer & layer, const swap & s);
+    void   watch_vram();
 
-    const settings & config_;
-    ggml_backend_t   gpu_;
-    ggml_backend_t   copier_;
+    const settings &   config_;
+    const profile &    known_;
+    ggml_backend_t     gpu_;
+    ggml_backend_dev_t device_;
+    size_t             granularity_ = 0;   // bytes to which the device rounds an allocation
+    engine_stats &     counters_;
     std::vector<std::unique_ptr<cached_layer>> layers_;
-    std::map<const void *, cached_layer *>     by_weight_;
-    bool out_of_memory_ = false;  // said once; such layers stay without slots
+    std::map<const void *, cached_layer *>     by_weight_;   // by the address of any of its weights
+    buffer_ptr         scratch_;           // intermediate results of all graphs: one runs at a time
+    size_t             upload_left_ = 0;   // bytes that may still be uploaded for this batch
+    uint64_t           apportioned_at_ = 0, watched_at_ = 0, batch_ = 0;
+    bool               unsettled_ = false; // layers came since slots were last apportioned
+    uploader           uploader_;          // last, so that it stops before the memory it writes to goes
 };
 
 }  // namespace hot

@@ -22,14 +22,10 @@ static ggml_tensor host_image(const ggml_tensor * t, std::vector<uint8_t> & stor
     return image;
 }
 
-static bool is_view_op(const ggml_tensor * t) {
-    return t->op == GGML_OP_NONE || t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
-}
-
 ggml_status compute_on_cpu(ggml_backend_t cpu, ggml_cgraph * graph, int & computed) {
     for (int i = 0; i < graph->n_nodes; i++) {
         ggml_tensor * node = graph->nodes[i];
-        if (is_view_op(node) || (node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
+        if (is_view(node) || (node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
             continue;
         }
         std::vector<uint8_t> result_bytes;

@@ -1,85 +1,93 @@
 // The plug-in's face to ggml: backend, device and registry of the hot-expert device, in ggml's own order.
 //
-// The device is of type ACCEL, so that llama.cpp puts it between the GPUs and the CPU of every context, and it accepts
-// just the expert products whose weights were left in host memory. docs/engine.md has the whole story.
+// The devices are of type ACCEL, so that llama.cpp puts them between the GPUs and the CPU of every context, and they
+// accept just the expert products whose weights were left in host memory. docs/engine.md has the whole story.
 
-#include "control.h"
-#include "engine.h"
 #include "ggml-backend-impl.h"
+#include "moe_block.h"
+#include "service.h"
 #include "settings.h"
 #include "vgpu.h"
 
+#include <algorithm>
 #include <cstring>
-#include <memory>
-#include <mutex>
+#include <deque>
 
 namespace {
+
+ggml_backend_reg_t ggml_backend_hot_reg();
 
 const hot::settings & config() {
     static const hot::settings settings = hot::settings::from_environment();
     return settings;
 }
 
-// shared state: one engine for all contexts of the process
-
-struct shared_state {
-    std::mutex                           mutex;
-    int                                  contexts = 0;
-    std::unique_ptr<hot::engine>         engine;
-    std::unique_ptr<hot::control_socket> control;
-};
-
-shared_state & state() {
-    static shared_state s;
+hot::service & service() {
+    static hot::service s(config());
     return s;
 }
 
-std::string stats_json(hot::engine * engine) {
-    hot::stats      cache;
-    hot::vgpu_stats vgpu = hot::vgpu_snapshot();
-    if (engine) {
-        cache = engine->snapshot();
-    }
-    return hot::to_json(engine ? &cache : nullptr, config().vgpu ? &vgpu : nullptr);
+// one device for each GPU
+
+// The scheduler takes no more than 16 back-ends: the GPUs, one of ours for each, the CPU, and room for one more.
+constexpr size_t most_devices = 7;
+
+struct hot_device {
+    std::string              name;         // "HOT", or "HOT0", "HOT1", ... where there are several
+    ggml_backend_dev_t       cache;        // the GPU that holds the slots, or the CPU device
+    ggml_backend_buffer_type buffer_type;  // see ggml_backend_hot_device_buffer_type
+    ggml_backend_device      face;
+};
+
+const std::vector<ggml_backend_dev_t> & virtual_gpus() {
+    static const std::vector<ggml_backend_dev_t> gpus = hot::make_vgpu_devices(ggml_backend_hot_reg(), config().vgpu);
+    return gpus;
 }
 
-void save_stats(hot::engine * engine) {
-    if (!config().stats_path.empty()) {
-        hot::write_file(config().stats_path, stats_json(engine));
-    }
-}
-
-ggml_backend_dev_t cache_device() {
-    if (config().vgpu > 0) {
-        return ggml_backend_dev_by_name("VGPU0");  // asked for by name, so it comes before a real one
-    }
-    for (const auto type : {GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU}) {
-        if (ggml_backend_dev_t gpu = ggml_backend_dev_by_type(type)) {
-            return gpu;
+std::vector<ggml_backend_dev_t> devices_of(enum ggml_backend_dev_type type) {
+    std::vector<ggml_backend_dev_t> found;
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        if (ggml_backend_dev_type(ggml_backend_dev_get(i)) == type) {
+            found.push_back(ggml_backend_dev_get(i));
         }
     }
-    return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    return found;
 }
+
+std::vector<ggml_backend_dev_t> cache_devices() {
+    std::vector<ggml_backend_dev_t> found = virtual_gpus();  // asked for by name, so they come before real ones
+    for (const auto type : {GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU, GGML_BACKEND_DEVICE_TYPE_CPU}) {
+        if (found.empty()) {
+            found = devices_of(type);
+        }
+    }
+    found.resize(std::min(found.size(), most_devices));
+    return found;
+}
+
+hot_device & device_of(ggml_backend_dev_t face) {
+    return *(hot_device *) face->context;
+}
+
+std::deque<hot_device> & hot_devices();
 
 // backend interface
 
-const char * ggml_backend_hot_name(ggml_backend_t) {
-    return "HOT";
+hot::context & context_of(ggml_backend_t backend) {
+    return *(hot::context *) backend->context;
+}
+
+const char * ggml_backend_hot_name(ggml_backend_t backend) {
+    return device_of(backend->device).name.c_str();
 }
 
 void ggml_backend_hot_free(ggml_backend_t backend) {
-    shared_state & s = state();
-    std::lock_guard<std::mutex> lock(s.mutex);
-    if (--s.contexts == 0) {
-        s.control.reset();
-        save_stats(s.engine.get());
-        s.engine.reset();
-    }
+    service().close(&context_of(backend));
     delete backend;
 }
 
 ggml_status ggml_backend_hot_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
-    return ((hot::engine *) backend->context)->compute(graph);
+    return service().compute(context_of(backend), graph);
 }
 
 ggml_guid_t ggml_backend_hot_guid() {
@@ -108,8 +116,8 @@ const ggml_backend_i ggml_backend_hot_interface = {
 
 // device interface
 
-const char * ggml_backend_hot_device_name(ggml_backend_dev_t) {
-    return "HOT";
+const char * ggml_backend_hot_device_name(ggml_backend_dev_t dev) {
+    return device_of(dev).name.c_str();
 }
 
 const char * ggml_backend_hot_device_description(ggml_backend_dev_t) {
@@ -132,36 +140,33 @@ void ggml_backend_hot_device_props(ggml_backend_dev_t dev, ggml_backend_dev_prop
 }
 
 ggml_backend_t ggml_backend_hot_device_init(ggml_backend_dev_t dev, const char *) {
-    shared_state & s = state();
-    std::lock_guard<std::mutex> lock(s.mutex);
-    if (s.contexts++ == 0) {
-        s.engine = std::make_unique<hot::engine>(config(), cache_device());
-        if (!config().socket_path.empty()) {
-            hot::engine * engine = s.engine.get();
-            s.control = std::make_unique<hot::control_socket>(config().socket_path, [engine] {
-                save_stats(engine);
-                return stats_json(engine);
-            });
-        }
-    }
-    return new ggml_backend{ggml_backend_hot_guid(), ggml_backend_hot_interface, dev, s.engine.get()};
+    return new ggml_backend{ggml_backend_hot_guid(), ggml_backend_hot_interface, dev, service().open(device_of(dev).cache)};
 }
 
 // A copy of the GPU's buffer type: the same memory under another address. So activations stay in VRAM and nothing is
 // copied between GPU and device; and yet the scheduler, which compares addresses, leaves the block's later steps to us.
-ggml_backend_buffer_type_t ggml_backend_hot_device_buffer_type(ggml_backend_dev_t) {
-    static ggml_backend_buffer_type copy = *ggml_backend_dev_buffer_type(cache_device());
-    return &copy;
+ggml_backend_buffer_type_t ggml_backend_hot_device_buffer_type(ggml_backend_dev_t dev) {
+    return &device_of(dev).buffer_type;
 }
 
+// A step behind a product goes where the product goes; a product goes to the device of the GPU that runs its layer.
 bool ggml_backend_hot_device_supports_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
-    return hot::is_expert_op(op, config().bypass, ggml_backend_hot_device_buffer_type(dev)) &&
-           (op->op == GGML_OP_NONE || ggml_backend_dev_supports_op(cache_device(), op));
+    if (hot::is_view(op)) {
+        return true;
+    }
+    const ggml_tensor * product = hot::product_of(op);
+    if (!product || product->src[2]->ne[1] > service().bypass() || !hot::is_host_product(product)) {
+        return false;
+    }
+    ggml_backend_dev_t home = hot::home_of(product);
+    const auto is_home = [&](const hot_device & d) { return d.cache == home; };
+    const bool known = std::any_of(hot_devices().begin(), hot_devices().end(), is_home);
+    const bool ours  = known ? is_home(device_of(dev)) : dev == &hot_devices().front().face;
+    return ours && ggml_backend_dev_supports_op(device_of(dev).cache, op);
 }
 
 bool ggml_backend_hot_device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) {
-    return ggml_backend_buft_is_host(buft) || buft == ggml_backend_hot_device_buffer_type(dev) ||
-           buft == ggml_backend_dev_buffer_type(cache_device());
+    return ggml_backend_buft_is_host(buft) || ggml_backend_dev_supports_buft(device_of(dev).cache, buft);
 }
 
 const ggml_backend_device_i ggml_backend_hot_device_interface = {
@@ -182,28 +187,43 @@ const ggml_backend_device_i ggml_backend_hot_device_interface = {
     /* .event_synchronize    = */ nullptr,
 };
 
+// Off means absent: without GGML_HOT_K or GGML_HOT_MIB there is no hot device.
+std::deque<hot_device> & hot_devices() {
+    static std::deque<hot_device> devices = [] {
+        std::deque<hot_device> made;  // its elements stay where they are
+        if (config().enabled()) {
+            const std::vector<ggml_backend_dev_t> caches = cache_devices();
+            for (size_t i = 0; i < caches.size(); i++) {
+                made.push_back({caches.size() == 1 ? "HOT" : "HOT" + std::to_string(i), caches[i], *ggml_backend_dev_buffer_type(caches[i]),
+                                {ggml_backend_hot_device_interface, ggml_backend_hot_reg(), nullptr}});
+                made.back().face.context = &made.back();
+            }
+        }
+        return made;
+    }();
+    return devices;
+}
+
 // registry interface
 
 const char * ggml_backend_hot_reg_name(ggml_backend_reg_t) {
     return "HOT";
 }
 
-// Off means absent: without GGML_HOT_K there is no hot device, without GGML_HOT_VGPU_MIB no virtual GPU.
 size_t ggml_backend_hot_reg_device_count(ggml_backend_reg_t) {
-    return (config().k > 0) + (config().vgpu > 0);
+    return virtual_gpus().size() + hot_devices().size();
 }
 
-ggml_backend_dev_t ggml_backend_hot_reg_device(ggml_backend_reg_t reg, size_t index) {
-    static ggml_backend_device hot_device = {ggml_backend_hot_device_interface, reg, nullptr};
-    static ggml_backend_dev_t  vgpu       = config().vgpu ? hot::make_vgpu_device(reg, config().vgpu) : nullptr;
-    return index == 0 && vgpu ? vgpu : &hot_device;
+ggml_backend_dev_t ggml_backend_hot_reg_device(ggml_backend_reg_t, size_t index) {
+    const size_t n_virtual = virtual_gpus().size();
+    return index < n_virtual ? virtual_gpus()[index] : &hot_devices()[index - n_virtual].face;
 }
 
 void ggml_backend_hot_set_n_threads(ggml_backend_t backend, int n) {
     if (hot::is_vgpu_backend(backend)) {
         hot::set_vgpu_threads(backend, n);
     } else {
-        ((hot::engine *) backend->context)->set_n_threads(n);
+        service().begin_batch(context_of(backend), n);
     }
 }
 
@@ -223,12 +243,12 @@ ggml_backend_reg_t ggml_backend_hot_reg() {
     return &reg;
 }
 
-// With the cache off nobody frees a context of ours, but what the virtual GPU held is still to be told.
+// With the cache off nobody closes a context of ours, but what the virtual GPUs held is still to be told.
 struct save_at_exit {
-    save_at_exit() { config(); }  // made first, so gone last: the destructor needs it
+    save_at_exit() { service(); }  // made first, so gone last: the destructor needs it
     ~save_at_exit() {
-        if (config().k == 0 && config().vgpu > 0) {
-            save_stats(nullptr);
+        if (!config().enabled() && !config().vgpu.capacity.empty()) {
+            service().save_stats();
         }
     }
 };

@@ -1,77 +1,151 @@
 #include "moe_block.h"
 
-#include "ggml-backend.h"
 #include "ggml-backend-impl.h"
 
 #include <algorithm>
 
 namespace hot {
 
-static bool is_view(const ggml_tensor * t) {
-    return t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE;
+template <typename T> static bool contains(const std::vector<T> & items, const T & item) {
+    return std::find(items.begin(), items.end(), item) != items.end();
 }
 
-static bool is_expert_matmul(const ggml_tensor * op, int bypass, ggml_backend_buffer_type_t own) {
-    if (op->op != GGML_OP_MUL_MAT_ID) {
-        return false;
-    }
-    const ggml_tensor * w   = op->src[0];
-    const ggml_tensor * ids = op->src[2];
-    // a weight that llama.cpp only thinks of placing in our buffer type must go elsewhere: we keep copies, not originals
-    const bool host_weight = w->op == GGML_OP_NONE && w->buffer && w->buffer->buft != own && ggml_backend_buffer_is_host(w->buffer);
-    // llama.cpp's warm-up asks for all experts at once: no choice, so nothing for a cache
-    return host_weight && ids->ne[1] <= bypass && ids->ne[0] < w->ne[2];
+// what the scheduler may give us
+
+bool is_host_product(const ggml_tensor * product) {
+    const ggml_tensor * w   = product->src[0];
+    const ggml_tensor * ids = product->src[2];
+    const ggml_backend_buffer_t buffer = buffer_of(w);
+    // adapters (LoRA) are no model weights: they come and go while a context lives, so copies of them would go stale
+    return buffer && ggml_backend_buffer_get_usage(buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS && ggml_backend_buffer_is_host(buffer) &&
+           // llama.cpp's warm-up asks for all experts at once: no choice, so nothing for a cache
+           ids->ne[0] < w->ne[2];
 }
 
 // The depth is bounded by the chain of sums, one for each used expert, plus the few steps of a chain.
-static bool is_expert_result(const ggml_tensor * t, int bypass, ggml_backend_buffer_type_t own) {
-    return t && (is_view(t) ? is_expert_result(t->src[0], bypass, own) : t->op != GGML_OP_NONE && is_expert_op(t, bypass, own));
-}
-
-bool is_expert_op(const ggml_tensor * op, int bypass, ggml_backend_buffer_type_t own) {
+const ggml_tensor * product_of(const ggml_tensor * op) {
     switch (op->op) {
-        case GGML_OP_NONE:
+        case GGML_OP_MUL_MAT_ID:
+            return op;
         case GGML_OP_VIEW:
         case GGML_OP_RESHAPE:
-            return true;
-        case GGML_OP_MUL_MAT_ID:
-            return is_expert_matmul(op, bypass, own);
         case GGML_OP_GLU:
         case GGML_OP_UNARY:
         case GGML_OP_CLAMP:
         case GGML_OP_SQR:
+        case GGML_OP_SCALE:
         case GGML_OP_ADD_ID:
         case GGML_OP_MUL:
-            return is_expert_result(op->src[0], bypass, own);
-        case GGML_OP_ADD:
+            return op->src[0] ? product_of(op->src[0]) : nullptr;
+        case GGML_OP_ADD: {
             // the sum over experts is ours; the residual and shared experts that join it later are not
-            return is_expert_result(op->src[0], bypass, own) && is_expert_result(op->src[1], bypass, own);
+            const ggml_tensor * right = product_of(op->src[1]);
+            return right ? product_of(op->src[0]) : nullptr;
+        }
+        default:
+            return nullptr;
+    }
+}
+
+ggml_backend_dev_t home_of(const ggml_tensor * product) {
+    constexpr size_t far_enough = 256;  // tensors; the router's and the norm's weights are within the first ten
+    std::vector<const ggml_tensor *> upstream{product->src[1], product->src[2]};
+    for (size_t i = 0; i < upstream.size() && i < far_enough; i++) {
+        const ggml_tensor * t = upstream[i];
+        const ggml_backend_buffer_t buffer = buffer_of(t);
+        if (buffer && !ggml_backend_buffer_is_host(buffer)) {
+            return ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer));
+        }
+        for (int s = 0; s < GGML_MAX_SRC; s++) {
+            if (t->src[s] && !contains(upstream, (const ggml_tensor *) t->src[s])) {
+                upstream.push_back(t->src[s]);
+            }
+        }
+    }
+    return nullptr;
+}
+
+// what is in a graph
+
+int find_product(const ggml_cgraph * graph, int from) {
+    while (from < graph->n_nodes && graph->nodes[from]->op != GGML_OP_MUL_MAT_ID) {
+        from++;
+    }
+    return from;
+}
+
+static bool works_row_by_row(const ggml_tensor * t) {
+    switch (t->op) {
+        case GGML_OP_MUL_MAT_ID:
+        case GGML_OP_ADD_ID:
+        case GGML_OP_VIEW:
+        case GGML_OP_RESHAPE:
+        case GGML_OP_GLU:
+        case GGML_OP_UNARY:
+        case GGML_OP_CLAMP:
+        case GGML_OP_SQR:
+        case GGML_OP_SCALE:
+        case GGML_OP_MUL:
+            return true;
         default:
             return false;
     }
 }
 
-namespace {
-
-template <typename T> bool contains(const std::vector<T> & items, const T & item) {
-    return std::find(items.begin(), items.end(), item) != items.end();
-}
-
-// The chain's steps have one row for each (expert, token): [width, n_used, n_tokens].
-bool has_expert_rows(const ggml_tensor * t, const moe_block & b) {
-    const bool shaped = t->ne[1] == b.n_used && t->ne[2] == b.n_tokens && t->ne[3] == 1;
+// A step of the chain: one row for each (expert, token), [any, n_used, n_tokens].
+static bool has_expert_rows(const ggml_tensor * t, const moe_block & b) {
+    const bool shaped   = t->ne[1] == b.n_used && t->ne[2] == b.n_tokens && t->ne[3] == 1;
     const bool laid_out = is_view(t) ? (b.n_tokens == 1 || t->nb[2] == t->nb[1] * (size_t) b.n_used) : ggml_is_contiguous(t);
-    return shaped && laid_out;
+    return shaped && laid_out && t->type == GGML_TYPE_F32;
 }
 
-int expert_dim(const ggml_tensor * node, const ggml_tensor * src) {
-    if (node->op == GGML_OP_MUL_MAT_ID && src == node->src[0]) {
+static bool is_input(const ggml_tensor * t, const moe_block & b) {
+    return t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && (t->ne[1] == 1 || t->ne[1] == b.n_used) && t->ne[2] == b.n_tokens && t->ne[3] == 1;
+}
+
+static int expert_dim(const ggml_tensor * node, int source) {
+    if (node->op == GGML_OP_MUL_MAT_ID && source == 0) {
         return 2;
     }
-    return node->op == GGML_OP_ADD_ID && src == node->src[1] ? 1 : -1;
+    return node->op == GGML_OP_ADD_ID && source == 1 ? 1 : -1;
 }
 
-int uses_within(const std::vector<ggml_tensor *> & chain, const ggml_tensor * t) {
+// Files one node under the chain. Returns "" or what is wrong with it; `b` may be half changed then.
+static std::string add_to_chain(ggml_tensor * node, moe_block & b) {
+    if (is_view(node) && !contains(b.chain, node->src[0])) {
+        return "";  // a view of something else that happens to stand here
+    }
+    if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
+        return "a step of the block is not to be computed";
+    }
+    if (!works_row_by_row(node)) {
+        return std::string(ggml_op_desc(node)) + " stands between the products of a block";
+    }
+    if (!has_expert_rows(node, b)) {
+        return std::string("unexpected shape of ") + ggml_op_desc(node);
+    }
+    for (int i = 0; i < GGML_MAX_SRC && node->src[i]; i++) {
+        ggml_tensor * src = node->src[i];
+        const int     dim = expert_dim(node, i);
+        if (dim > 0) {
+            if (!in_host_memory(src) || src->ne[dim] != b.n_expert) {
+                return std::string("expert weights of ") + ggml_op_desc(node) + " are not all in host memory";
+            }
+            if (std::none_of(b.weights.begin(), b.weights.end(), [&](const expert_tensor & w) { return w.tensor == src; })) {
+                b.weights.push_back({src, dim});
+            }
+        } else if (src != b.ids && !contains(b.chain, src) && !contains(b.inputs, src)) {
+            if (!is_input(src, b)) {
+                return std::string("unexpected layout of an input of ") + ggml_op_desc(node);
+            }
+            b.inputs.push_back(src);
+        }
+    }
+    b.chain.push_back(node);
+    return "";
+}
+
+static int uses_within(const std::vector<ggml_tensor *> & chain, const ggml_tensor * t) {
     int uses = 0;
     for (const ggml_tensor * node : chain) {
         uses += (int) std::count(node->src, node->src + GGML_MAX_SRC, t);
@@ -79,94 +153,59 @@ int uses_within(const std::vector<ggml_tensor *> & chain, const ggml_tensor * t)
     return uses;
 }
 
-// Files one node under the chain. Returns "" or what is wrong with it.
-std::string add_to_chain(ggml_tensor * node, moe_block & b) {
-    if (!has_expert_rows(node, b)) {
-        return std::string("unexpected shape of ") + ggml_op_desc(node);
-    }
-    for (int i = 0; i < GGML_MAX_SRC && node->src[i]; i++) {
-        ggml_tensor * src = node->src[i];
-        if (src == b.ids || contains(b.chain, src)) {
+// Our copies of the intermediate results are not where the rest of the model would look for them.
+static bool has_one_result(const ggml_cgraph * graph, const moe_block & b) {
+    for (int i = b.begin; i < b.end; i++) {
+        ggml_tensor * node = graph->nodes[i];
+        if (!contains(b.chain, node) || node == b.chain.back()) {
             continue;
         }
-        const int dim = expert_dim(node, src);
-        if (dim > 0) {
-            if (!in_host_memory(src) || src->ne[dim] != b.n_expert) {
-                return std::string("expert weights of ") + ggml_op_desc(node) + " are not all in host memory";
-            }
-            const auto same = [&](const expert_tensor & w) { return w.tensor == src; };
-            if (std::none_of(b.weights.begin(), b.weights.end(), same)) {
-                b.weights.push_back({src, dim});
-            }
-        } else if (node->op == GGML_OP_MUL_MAT_ID && i == 1 && (!b.x || src == b.x)) {
-            b.x = src;
-        } else {
-            return std::string(ggml_op_desc(node)) + " depends on " + (src->name[0] ? src->name : "a tensor") + " outside the block";
+        if (uses_within(b.chain, node) != ggml_node_get_use_count(graph, i) || (node->flags & GGML_TENSOR_FLAG_OUTPUT)) {
+            return false;
         }
     }
-    b.chain.push_back(node);
-    return "";
+    return true;
 }
 
-}  // namespace
-
-std::string find_moe_block(const ggml_cgraph * graph, moe_block & b) {
-    int first = -1;
-    int last  = -1;
-    for (int i = 0; i < graph->n_nodes; i++) {
-        ggml_tensor * node = graph->nodes[i];
+std::string find_moe_block(const ggml_cgraph * graph, int begin, moe_block & b) {
+    b       = {};
+    b.begin = begin;
+    b.ids   = graph->nodes[begin]->src[2];
+    b.n_expert = graph->nodes[begin]->src[0]->ne[2];
+    b.n_used   = b.ids->ne[0];
+    b.n_tokens = b.ids->ne[1];
+    if (b.ids->type != GGML_TYPE_I32 || b.ids->nb[0] != sizeof(int32_t) || b.ids->ne[2] != 1) {
+        return "unexpected layout of the routing";
+    }
+    // a routing's products are neighbours: another routing begins another block
+    int last = begin;
+    for (int i = begin; i < graph->n_nodes; i++) {
+        const ggml_tensor * node = graph->nodes[i];
         if (node->op != GGML_OP_MUL_MAT_ID && node->op != GGML_OP_ADD_ID) {
             continue;
         }
-        if (first < 0) {
-            if (node->op != GGML_OP_MUL_MAT_ID) {
-                return "the graph starts inside a block";
-            }
-            first = i;
-            b.ids = node->src[2];
-            b.n_expert = node->src[0]->ne[2];
-            b.n_used   = b.ids->ne[0];
-            b.n_tokens = b.ids->ne[1];
-        } else if (node->src[2] != b.ids) {
-            return "two routings in one graph";
+        if (node->src[2] != b.ids) {
+            break;
         }
         last = i;
     }
-    if (first < 0) {
-        return "no expert matrix product in the graph";
-    }
-    for (int i = 0; i < first; i++) {
-        if (!is_view(graph->nodes[i]) && graph->nodes[i]->op != GGML_OP_NONE) {
-            return "the graph does not start with the block";
-        }
-    }
-    for (int i = first; i <= last; i++) {
-        ggml_tensor * node = graph->nodes[i];
-        if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
-            return "a step of the block is not to be computed";
-        }
-        const std::string problem = add_to_chain(node, b);
+    for (b.end = begin; b.end <= last; b.end++) {
+        const std::string problem = add_to_chain(graph->nodes[b.end], b);
         if (!problem.empty()) {
             return problem;
         }
     }
-    b.out  = graph->nodes[last];
-    b.tail = last + 1;
-    for (int i = first; i < last; i++) {
-        // our copies of the intermediate results are not where the rest of the model would look for them
-        if (uses_within(b.chain, graph->nodes[i]) != ggml_node_get_use_count(graph, i) || (graph->nodes[i]->flags & GGML_TENSOR_FLAG_OUTPUT)) {
+    // where the last products' results meet behind them (down lies in VRAM), the chain ends where they have met
+    while (!has_one_result(graph, b)) {
+        if (b.end >= graph->n_nodes || !works_row_by_row(graph->nodes[b.end]) || !has_expert_rows(graph->nodes[b.end], b) ||
+            !add_to_chain(graph->nodes[b.end], b).empty()) {
             return "a step inside the block is used outside of it";
         }
+        b.end++;
     }
-
-    // up and down at least: a lone product is half of a block whose other half lies elsewhere
-    const auto products = std::count_if(b.chain.begin(), b.chain.end(), [](ggml_tensor * t) { return t->op == GGML_OP_MUL_MAT_ID; });
-    if (!b.x || products < 2) {
-        return "part of a block";
-    }
-    if (b.x->type != GGML_TYPE_F32 || b.out->type != GGML_TYPE_F32 || !ggml_is_contiguous(b.x) || b.x->ne[2] != b.n_tokens ||
-        (b.x->ne[1] != 1 && b.x->ne[1] != b.n_used)) {
-        return "unexpected layout of the block's input";
+    b.out = b.chain.back();
+    if (!ggml_is_contiguous(b.out) || is_view(b.out)) {
+        return "unexpected layout of the block's result";
     }
     return "";
 }

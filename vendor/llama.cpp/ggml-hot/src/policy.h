@@ -20,15 +20,22 @@ struct slot_map {
     std::vector<int> expert_of;  // [n_slots] readable expert, or -1
     std::vector<int> coming;     // [n_slots] expert on its way into the slot, or -1
 
-    slot_map(int n_expert, int n_slots) : slot_of(n_expert, -1), expert_of(n_slots, -1), coming(n_slots, -1) {}
+    slot_map(int n_expert, int n_slots)
+        : slot_of(n_expert, -1), expert_of(n_slots, -1), coming(n_slots, -1), is_coming_(n_expert, false), n_vacant_(n_slots) {}
 
     int  n_slots() const { return (int) expert_of.size(); }
+    int  n_vacant() const { return n_vacant_; }
     bool vacant(int slot) const { return expert_of[slot] < 0 && coming[slot] < 0; }
-    bool is_coming(int expert) const;
+    bool is_coming(int expert) const { return is_coming_[expert]; }
 
     void reserve(int expert, int slot);  // the slot must not be reserved, the expert neither resident nor coming
     void arrive(int slot);
     void cancel(int slot);
+
+private:
+    // follow from the above; kept because a policy asks for them with every token
+    std::vector<bool> is_coming_;  // [n_expert]
+    int               n_vacant_;
 };
 
 class policy {

@@ -12,35 +12,106 @@ namespace hot {
 
 using json = nlohmann::ordered_json;
 
-static json cache_fields(const stats & s) {
-    uint64_t hits = 0, misses = 0;
-    json layers = json::array();
-    for (const layer_stats & layer : s.layers) {
-        hits += layer.hits;
-        misses += layer.misses;
-        layers.push_back({{"hits", layer.hits}, {"misses", layer.misses}});
+static constexpr double mib = 1024.0 * 1024.0;
+
+void phase_times::add(const phase_times & other) {
+    submit += other.submit;
+    cold += other.cold;
+    wait += other.wait;
+    swap += other.swap;
+}
+
+void engine_stats::reset() {
+    tokens = fallback_nodes = 0;
+    fallback_reasons.clear();
+    multi = {};
+    for (layer_stats & layer : layers) {
+        layer_stats fresh;
+        fresh.name  = layer.name;
+        fresh.slots = layer.slots;
+        layer       = fresh;
     }
-    const double blocks = (double) std::max<uint64_t>(1, s.blocks);
+}
+
+// means a block
+static json times(const phase_times & t, uint64_t blocks) {
+    const double n = (double) std::max<uint64_t>(1, blocks);
+    return {{"submit", t.submit / n}, {"cold", t.cold / n}, {"wait", t.wait / n}, {"swap", t.swap / n}};
+}
+
+static json bytes_of(const vgpu_stats & v) {
+    return {{"total_bytes", v.total}, {"used_bytes", v.used}, {"peak_bytes", v.peak}};
+}
+
+static json cache_fields(const report & r) {
+    layer_stats sum;
+    multi_stats multi;
+    uint64_t tokens = 0, cache_bytes = 0, fallback_nodes = 0;
+    std::vector<std::string> names, reasons;
+    json layers = json::array(), devices = json::array();
+    for (const engine_stats & e : r.engines) {
+        int slots = 0;
+        for (const layer_stats & l : e.layers) {
+            slots += l.slots;
+            sum.hits += l.hits;
+            sum.misses += l.misses;
+            sum.evictions += l.evictions;
+            sum.uploads += l.uploads;
+            sum.uploaded_bytes += l.uploaded_bytes;
+            sum.blocks += l.blocks;
+            sum.time_us.add(l.time_us);
+            layers.push_back({{"name", l.name}, {"slots", l.slots}, {"hits", l.hits}, {"misses", l.misses}, {"evictions", l.evictions},
+                              {"uploads", l.uploads}, {"uploaded_bytes", l.uploaded_bytes}, {"time_us", times(l.time_us, l.blocks)}});
+        }
+        sum.slots += slots;
+        tokens = std::max(tokens, e.tokens);
+        cache_bytes += e.cache_bytes;
+        fallback_nodes += e.fallback_nodes;
+        reasons.insert(reasons.end(), e.fallback_reasons.begin(), e.fallback_reasons.end());
+        multi.blocks += e.multi.blocks;
+        multi.tokens += e.multi.tokens;
+        multi.hits += e.multi.hits;
+        multi.misses += e.multi.misses;
+        names.push_back(e.device);
+        devices.push_back({{"name", e.device}, {"layers", e.layers.size()}, {"slots", slots}, {"cache_bytes", e.cache_bytes}});
+    }
+    std::string all_names;
+    for (const std::string & name : names) {
+        all_names += (all_names.empty() ? "" : ",") + name;
+    }
+    const size_t n_layers = layers.size();
     return {
-        {"cache_device", s.cache_device}, {"k", s.k}, {"slots", s.slots}, {"interval", s.interval}, {"bypass", s.bypass},
-        {"layers", s.layers.size()}, {"tokens", s.tokens}, {"blocks", s.blocks}, {"hits", hits}, {"misses", misses},
-        {"uploads", s.uploads}, {"uploaded_bytes", s.uploaded_bytes}, {"cache_bytes", s.cache_bytes},
-        {"fallback_nodes", s.fallback_nodes}, {"fallback_reasons", s.fallback_reasons},
-        {"time_us", {{"submit", s.time_us.submit / blocks}, {"cold", s.time_us.cold / blocks},
-                     {"wait", s.time_us.wait / blocks}, {"swap", s.time_us.swap / blocks}}},
-        {"layer", layers},
+        {"cache_device", all_names}, {"k", r.set.k}, {"budget_mib", (double) r.set.budget / mib}, {"shared_budget", r.set.shared},
+        {"policy", policy_name(r.set.policy)}, {"interval", r.set.interval}, {"hysteresis", r.set.hysteresis}, {"bypass", r.set.bypass},
+        {"upload_mib", (double) r.set.upload_bytes / mib},
+        // of a layer, on average
+        {"slots", n_layers ? (uint64_t) (((size_t) sum.slots + n_layers / 2) / n_layers) : 0},
+        {"layers", n_layers}, {"tokens", tokens}, {"blocks", sum.blocks}, {"hits", sum.hits}, {"misses", sum.misses},
+        {"evictions", sum.evictions}, {"uploads", sum.uploads}, {"uploaded_bytes", sum.uploaded_bytes}, {"cache_bytes", cache_bytes},
+        {"multi", {{"blocks", multi.blocks}, {"tokens", multi.tokens}, {"hits", multi.hits}, {"misses", multi.misses}}},
+        {"fallback_nodes", fallback_nodes}, {"fallback_reasons", reasons},
+        {"time_us", times(sum.time_us, sum.blocks)},
+        {"trace", {{"on", r.trace.on}, {"tokens", r.trace.tokens}, {"bytes", r.trace.bytes}}},
+        {"devices", devices}, {"layer", layers},
     };
 }
 
-std::string to_json(const stats * cache, const vgpu_stats * vgpu) {
-    json out = {{"version", 1}, {"device", "HOT"}, {"enabled", cache != nullptr}};
-    if (cache) {
-        out.update(cache_fields(*cache));
+std::string to_json(const report & r) {
+    json out = {{"version", 1}, {"device", "HOT"}, {"enabled", r.enabled}};
+    if (r.enabled) {
+        out.update(cache_fields(r));
     }
-    if (vgpu) {
-        out["vgpu"] = {{"total_bytes", vgpu->total}, {"used_bytes", vgpu->used}, {"peak_bytes", vgpu->peak}};
+    if (!r.vgpus.empty()) {
+        vgpu_stats sum;
+        json each = json::array();
+        for (const vgpu_stats & v : r.vgpus) {
+            sum = {sum.total + v.total, sum.used + v.used, sum.peak + v.peak};
+            each.push_back(bytes_of(v));
+        }
+        out["vgpu"]  = bytes_of(sum);
+        out["vgpus"] = each;
     }
-    return out.dump();
+    return out.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 void write_file(const std::string & path, const std::string & text) {

@@ -1,43 +1,68 @@
 // Counters of the device: proof that it was engaged, and where the time of a layer went.
 #pragma once
 
+#include "settings.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
 
 namespace hot {
 
-struct layer_stats {
-    uint64_t hits   = 0;
-    uint64_t misses = 0;
-};
-
-// Sums of microseconds over all (layer, token batch) blocks.
+// Sums of microseconds over expert blocks.
 struct phase_times {
     double submit = 0;  // routing and activations fetched, hot experts started
     double cold   = 0;  // missed experts computed on the CPU
     double wait   = 0;  // results joined, GPU finished
     double swap   = 0;  // policy, uploads started
+
+    void add(const phase_times & other);
 };
 
-struct vgpu_stats {
-    uint64_t total = 0, used = 0, peak = 0;  // bytes
+struct layer_stats {
+    std::string name;                 // of the layer's first expert weight
+    int         slots     = 0;
+    uint64_t    hits      = 0;        // (token, expert) pairs computed from a slot, ...
+    uint64_t    misses    = 0;        // ... and from host memory
+    uint64_t    evictions = 0;        // experts that had to leave their slot
+    uint64_t    uploads = 0, uploaded_bytes = 0;
+    uint64_t    blocks    = 0;        // expert blocks computed
+    phase_times time_us;
 };
 
-struct stats {
-    std::string cache_device;
-    int         k = 0, slots = 0, interval = 0, bypass = 0;  // slots: what the cache really took, <= k
-    uint64_t    tokens = 0;                                  // seen by the first layer
-    uint64_t    blocks = 0;                                  // expert blocks computed through the cache
-    uint64_t    uploads = 0, uploaded_bytes = 0, cache_bytes = 0;
-    uint64_t    fallback_nodes = 0;                          // graph nodes computed one by one on the CPU
+// Blocks of more than one token.
+struct multi_stats {
+    uint64_t blocks = 0, tokens = 0, hits = 0, misses = 0;
+};
+
+// What one GPU's part of the cache counted.
+struct engine_stats {
+    std::string device;
+    uint64_t    cache_bytes = 0;
+    uint64_t    tokens = 0;           // seen by the first layer
+    uint64_t    fallback_nodes = 0;   // graph nodes computed one by one on the CPU
     std::vector<std::string> fallback_reasons;
     std::vector<layer_stats> layers;
-    phase_times              time_us;
+    multi_stats multi;
+
+    void reset();  // counters to zero; layers, slots and bytes stay
 };
 
-// One line of JSON; `cache` is null when only the virtual GPU is on, `vgpu` null when it is off.
-std::string to_json(const stats * cache, const vgpu_stats * vgpu);
+struct trace_stats {
+    bool     on = false;
+    uint64_t tokens = 0, bytes = 0;
+};
+
+// Everything the device reports.
+struct report {
+    bool        enabled = false;      // false when only virtual GPUs are on
+    knobs       set;
+    trace_stats trace;
+    std::vector<engine_stats> engines;
+    std::vector<vgpu_stats>   vgpus;
+};
+
+std::string to_json(const report & r);  // one line
 
 // Replaces the file in one step, so that a reader never sees half of it. Failure is logged, not fatal.
 void write_file(const std::string & path, const std::string & text);

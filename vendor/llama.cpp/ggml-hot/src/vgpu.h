@@ -6,8 +6,8 @@
 #pragma once
 
 #include "ggml-backend-impl.h"
-#include "stats.h"
 
+#include <cstdint>
 #include <vector>
 
 namespace hot {
@@ -21,6 +21,10 @@ struct vgpu_options {
 
 // Makes VGPU0, VGPU1, ...; they live as long as the library. Call once.
 std::vector<ggml_backend_dev_t> make_vgpu_devices(ggml_backend_reg_t reg, const vgpu_options & options);
+
+struct vgpu_stats {
+    uint64_t total = 0, used = 0, peak = 0;  // bytes
+};
 
 bool is_vgpu_backend(ggml_backend_t backend);
 void set_vgpu_threads(ggml_backend_t backend, int n);
