@@ -50,15 +50,23 @@ std::string replaced(std::string text, const std::string & what, const std::stri
     return text.replace(text.find(what), what.size(), by);
 }
 
-// A tensor of `ctx` with the same name and another type.
+// The experts' matrix in another type. Quantising takes most of a row's time, so only the first few experts are
+// quantised, and the others have the same rows in another order: other experts all the same.
 ggml_tensor * convert(ggml_context * ctx, const ggml_tensor * t, ggml_type type) {
-    ggml_tensor * out = ggml_new_tensor(ctx, type, GGML_MAX_DIMS, t->ne);
+    ggml_tensor * out = ggml_new_tensor_3d(ctx, type, t->ne[0], t->ne[1], t->ne[2]);
     ggml_set_name(out, t->name);
-    const auto * values = (const float *) t->data;
+    const int64_t n_rows = t->ne[1], n_real = std::min<int64_t>(3, t->ne[2]);
     if (type == GGML_TYPE_F32) {
-        memcpy(out->data, values, ggml_nbytes(out));
+        memcpy(out->data, t->data, (size_t) n_real * t->nb[2]);
     } else {
-        ggml_quantize_chunk(type, values, out->data, 0, ggml_nrows(t), t->ne[0], nullptr);
+        ggml_quantize_chunk(type, (const float *) t->data, out->data, 0, n_real * n_rows, t->ne[0], nullptr);
+    }
+    for (int64_t e = n_real; e < t->ne[2]; e++) {
+        const char * from = (const char *) out->data + (size_t) (e % n_real) * out->nb[2];
+        char * to = (char *) out->data + (size_t) e * out->nb[2];
+        const size_t turned = (size_t) (e * n_rows / t->ne[2]) * out->nb[1];
+        memcpy(to, from + turned, out->nb[2] - turned);
+        memcpy(to + out->nb[2] - turned, from, turned);
     }
     return out;
 }

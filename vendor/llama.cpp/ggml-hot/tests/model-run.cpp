@@ -13,12 +13,16 @@ static const char * const experts_pattern = "\\.ffn_(up|down|gate|gate_up)_(ch|)
 
 llama_model_ptr load_model(const std::string & path, const placement & where) {
     llama_model_params params = llama_model_default_params();
+    std::vector<float> split(llama_max_devices(), 0.0f);
+    split[0] = 1.0f;
+    split[std::min<size_t>(1, split.size() - 1)] = 3.0f;
     ggml_backend_dev_t no_device[] = {nullptr};
     const llama_model_tensor_buft_override overrides[] = {{experts_pattern, ggml_backend_cpu_buffer_type()}, {nullptr, nullptr}};
     params.devices         = where.gpu ? nullptr : no_device;
     params.n_gpu_layers    = where.gpu ? 99 : 0;
     params.load_mode       = LLAMA_LOAD_MODE_NONE;
     params.use_extra_bufts = false;
+    params.tensor_split    = split.data();
     if (where.gpu && where.cpu_experts) {
         params.tensor_buft_overrides = overrides;
     }

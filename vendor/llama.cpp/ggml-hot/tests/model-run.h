@@ -7,7 +7,7 @@
 #include <vector>
 
 struct placement {
-    bool gpu         = false;  // all layers on the GPUs there are; else none
+    bool gpu         = false;  // all layers on the GPUs there are; else none. Of two, the first gets the first layer
     bool cpu_experts = false;  // but the experts in host memory, as with --cpu-moe
     int  n_threads   = 1;
 };

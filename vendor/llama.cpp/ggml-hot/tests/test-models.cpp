@@ -105,16 +105,32 @@ static void set_environment(const row & r) {
     }
 }
 
-// "" when the counters show that the device was engaged: hits, misses and uploads, and nothing node by node.
-static std::string not_engaged(const json & now, const json & before) {
-    if (!now.is_object() || !now.contains("hits")) {
+// "" when the counters show that the device was engaged as asked: its settings, hits, misses and uploads, with one token
+// and with several, and nothing node by node.
+static std::string not_engaged(const row & r, const json & counters, bool several) {
+    if (!counters.is_object() || !counters.contains("hits")) {
         return "the device left no counters";
     }
-    if (now["fallback_nodes"] != 0) {
-        return "node by node: " + now["fallback_reasons"].dump();
+    if (counters["fallback_nodes"] != 0) {
+        return "node by node: " + counters["fallback_reasons"].dump();
     }
-    const bool went_on = !before.is_object() || now["hits"] != before["hits"];
-    return now["hits"] > 0 && now["misses"] > 0 && now["uploads"] > 0 && went_on ? "" : "the cache was not used: " + now.dump();
+    if (r.cache == cache_on::two_vgpus && counters["layers"] > 1 && counters["devices"].size() != 2) {
+        return "not on the devices asked for: " + counters["devices"].dump();
+    }
+    for (const auto & [key, value] : r.settings) {
+        const char * const names[][2] = {{"GGML_HOT_K", "k"}, {"GGML_HOT_INTERVAL", "interval"}, {"GGML_HOT_POLICY", "policy"}};
+        for (const auto & [variable, field] : names) {
+            const json & used = counters[field];
+            if (key == variable && (used.is_string() ? used.get<std::string>() : used.dump()) != value) {
+                return std::string(field) + " is " + used.dump() + ", not " + value;
+            }
+        }
+    }
+    const json & counts = several ? counters["multi"] : counters;
+    if (counts["hits"] == 0 || counts["misses"] == 0 || counters["uploads"] == 0) {
+        return std::string("the cache was not used") + (several ? " with several tokens: " : ": ") + counters.dump();
+    }
+    return "";
 }
 
 // The device's own lines and warnings explain a failed row; the rest of llama.cpp's log does not.
@@ -153,10 +169,9 @@ static std::string columns(const row & r, const comparison & c) {
 
 // What is wrong with a row; "" when nothing is.
 static std::string judge(const row & r, const comparison & c) {
-    std::string problem = not_engaged(c.got.after_single, nullptr);
+    std::string problem = not_engaged(r, c.got.after_single, /* several */ false);
     if (problem.empty() && atoi(std::getenv("GGML_HOT_BYPASS")) >= 8) {
-        problem = not_engaged(c.got.after_batched, c.got.after_single);
-        problem = problem.empty() ? "" : "with several tokens, " + problem;
+        problem = not_engaged(r, c.got.after_batched, /* several */ true);
     }
     if (!problem.empty()) {
         return problem;
