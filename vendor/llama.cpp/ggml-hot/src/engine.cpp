@@ -83,9 +83,9 @@ engine_stats engine::snapshot() {
     return stats_;
 }
 
-void engine::add_uses(profile & p) {
+profile engine::uses() {
     std::lock_guard<std::mutex> lock(mutex_);
-    cache_.add_uses(p);
+    return cache_.uses();
 }
 
 bool engine::on_device(const ggml_tensor * t) const {

@@ -88,6 +88,7 @@ bool expert_cache::seen_in_this_batch(const moe_block & block) const {
 
 void expert_cache::forget(std::vector<std::unique_ptr<cached_layer>>::iterator layer) {
     settle();
+    add_uses(**layer, gone_);
     counters_.cache_bytes -= (*layer)->memory ? ggml_backend_buffer_get_size((*layer)->memory.get()) : 0;
     counters_.layers[(*layer)->index].slots = 0;
     for (auto at = by_weight_.begin(); at != by_weight_.end();) {
@@ -224,10 +225,18 @@ void expert_cache::start(cached_layer & layer, const swap & s) {
     uploader_.start(std::move(u));
 }
 
-void expert_cache::add_uses(profile & p) const {
+void expert_cache::add_uses(const cached_layer & layer, profile & p) {
+    std::vector<double> & uses = p[layer.weights[0].tensor->name];
+    uses.resize((size_t) layer.n_expert, 0);
+    std::transform(layer.uses.begin(), layer.uses.end(), uses.begin(), uses.begin(), [](uint64_t n, double sum) { return (double) n + sum; });
+}
+
+profile expert_cache::uses() const {
+    profile p = gone_;
     for (const auto & layer : layers_) {
-        p[layer->weights[0].tensor->name] = std::vector<double>(layer->uses.begin(), layer->uses.end());
+        add_uses(*layer, p);
     }
+    return p;
 }
 
 }  // namespace hot

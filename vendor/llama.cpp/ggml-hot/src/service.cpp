@@ -156,7 +156,7 @@ void service::reset() {
 std::string service::save_profile_locked(const std::string & path) {
     profile p;
     for (const auto & [device, worker] : engines_) {
-        worker->add_uses(p);
+        p.merge(worker->uses());
     }
     // a short run, or one that computed nothing, must not wipe out what an earlier one learnt
     return p.empty() ? "" : hot::save_profile(path, p);
