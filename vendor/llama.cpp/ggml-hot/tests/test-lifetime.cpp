@@ -130,6 +130,18 @@ static void routing_can_be_traced() {
     CHECK((long) in.tellg() > 5L * plain().n_layers * 8 * 3, "%ld bytes", (long) in.tellg());
 }
 
+static void the_last_statistics_tell_of_the_slots_that_were_there() {
+    moe_layers layers(dev, plain());
+    layers.open_device();
+    decode(layers, 6, "before the end");
+    const nlohmann::json live = stats();
+    layers.close_device();
+    const nlohmann::json last = read_stats();
+    for (const char * key : {"slots", "cache_bytes", "hits", "layers"}) {
+        CHECK(last.at(key) == live.at(key) && last.at(key) != 0, "%s: %s, at the end %s", key, live.at(key).dump().c_str(), last.at(key).dump().c_str());
+    }
+}
+
 static void more_slots_than_vram_become_fewer() {
     moe_layers layers(dev, plain());
     layers.open_device();
@@ -188,6 +200,7 @@ int main(int argc, char ** argv) {
     interval_and_policy_change_what_is_uploaded();
     a_profile_seeds_the_next_start();
     routing_can_be_traced();
+    the_last_statistics_tell_of_the_slots_that_were_there();
     more_slots_than_vram_become_fewer();
     CHECK(access(socket_path.c_str(), F_OK) != 0, "the socket must go with the last context");
 
