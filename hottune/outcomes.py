@@ -28,12 +28,33 @@ class RequestSample(_Frozen):
     turn_s: float = Field(description="wall-clock of the whole request, client timing")
     token_ms: list[float] = Field(default_factory=list, description="gap before each streamed token, client")
     text_sha256: str = Field(description="sha256 of the generated text (greedy, so comparable)")
+    started_s: float = Field(
+        default=0.0, description="when it was sent, seconds after the first of this server, client timing"
+    )
+    drafted: int = Field(default=0, description="tokens that speculative decoding drafted")
+    draft_accepted: int = Field(default=0, description="drafted tokens that the model then chose itself")
+
+
+class CacheDevice(_Frozen):
+    """One GPU's share of the cache."""
+
+    name: str
+    layers: int
+    slots: int = Field(description="places for experts on this GPU, all its layers together")
+    cache_bytes: int
 
 
 class HotStats(_Frozen):
-    """The hot-expert device's own counters: proof that it was engaged."""
+    """The hot-expert device's own counters: proof that it was engaged.
 
-    slots: int = Field(description="experts of a layer that really got a place in VRAM (hot_k, or fewer)")
+    Counters of blocks with several tokens (parallel requests, drafts, short prompts) are a part of the whole.
+    A field that an older device does not report keeps its default.
+    """
+
+    slots: int = Field(
+        description="experts of a layer that really got a place in VRAM (hot_k, or fewer); the mean over "
+        "layers where they differ"
+    )
     layers: int = Field(description="layers the cache serves")
     hits: int
     misses: int
@@ -42,15 +63,32 @@ class HotStats(_Frozen):
     cache_bytes: int = Field(description="VRAM that the cache allocated")
     fallback_nodes: int = Field(default=0, description="graph nodes computed one by one on the CPU")
     layer_hit_rate: list[float] = Field(default_factory=list, description="hit rate of each cached layer")
+    layer_slots: list[int] = Field(default_factory=list, description="experts in VRAM of each cached layer")
     time_us: dict[str, float] = Field(
         default_factory=dict, description="mean time a layer and token by phase: submit, cold, wait, swap"
     )
+    policy: str = Field(default="", description="how the experts were chosen: window, lru, static")
+    shared_budget: bool = Field(default=False, description="one budget over all layers")
+    evictions: int = Field(default=0, description="experts that lost their place to another one")
+    multi_blocks: int = Field(default=0, description="blocks of a layer computed for more than one token")
+    multi_tokens: int = Field(default=0, description="tokens in those blocks")
+    multi_hits: int = 0
+    multi_misses: int = 0
+    devices: list[CacheDevice] = Field(default_factory=list, description="the share of each GPU")
 
     @property
     def hit_rate(self) -> float:
         """Share of routed expert choices found in VRAM, 0 to 1."""
-        total = self.hits + self.misses
-        return self.hits / total if total else 0.0
+        return _share(self.hits, self.misses)
+
+    @property
+    def multi_hit_rate(self) -> float | None:
+        """The same of blocks with several tokens; None when there were none."""
+        return _share(self.multi_hits, self.multi_misses) if self.multi_hits + self.multi_misses else None
+
+
+def _share(hits: int, misses: int) -> float:
+    return hits / (hits + misses) if hits + misses else 0.0
 
 
 class FitPlacement(_Frozen):
@@ -77,13 +115,27 @@ class Engagement(_Frozen):
 
 
 class Measurement(_Frozen):
-    """A fresh server was started, engaged as asked, and all requests succeeded: one replicate."""
+    """A server was started, engaged as asked, and all requests succeeded.
+
+    With a fresh server this is a replicate. In the search a server may be reused for the next placement where
+    only settings differ that the device changes while it runs; `reused_server` says so, and such a
+    measurement is never taken for a replicate.
+
+    With several requests in flight (`Placement.parallel`), requests go in waves, and the two speeds are the
+    server's, all slots together, by the client's clock: see their descriptions. All else stays by request.
+    """
 
     kind: Literal["measurement"] = "measurement"
-    prefill_tok_s: float = Field(description="sum of prompt tokens / sum of prefill time, warm requests")
+    prefill_tok_s: float = Field(
+        description="sum of prompt tokens / sum of prefill time, warm requests. Several in flight: prompt "
+        "tokens / wall-clock from the start of a wave to the last first token in it (answers that have "
+        "already begun take a part of that time)"
+    )
     decode_tok_s: float = Field(
         description="sum of decode steps / sum of decode time, warm requests; steps are output tokens - 1, "
-        "because the first token comes out of the prompt's last batch"
+        "because the first token comes out of the prompt's last batch. Several in flight: the steps of all / "
+        "wall-clock from the first token of a wave to its last (prompts that are not yet processed, and "
+        "slots that are done early, take a part of that time)"
     )
     ttft_ms: float = Field(description="median time to first token, warm requests")
     turn_s: float = Field(description="mean wall-clock of a warm request: what the user waits")
@@ -97,11 +149,21 @@ class Measurement(_Frozen):
     load_s: float = Field(description="start of the process to health")
     engagement: Engagement
     requests: list[RequestSample]
+    reused_server: bool = Field(
+        default=False,
+        description="measured in the server of the trial before, its settings changed while it ran: the "
+        "search alone does this, and it is no replicate",
+    )
 
     @property
     def hit_rate(self) -> float | None:
         """Hit rate of the hot-expert cache, or None when no cache was on."""
         return self.engagement.hot.hit_rate if self.engagement.hot else None
+
+    @property
+    def multi_hit_rate(self) -> float | None:
+        """Hit rate of the cache in blocks with several tokens, or None when there were none."""
+        return self.engagement.hot.multi_hit_rate if self.engagement.hot else None
 
 
 class OutOfMemory(_Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,22 +27,65 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
+#: How the device chooses the experts that it keeps: the most used of the last tokens, the last used, or those
+#: that a profile names.
+Policy = Literal["window", "lru", "static"]
+
+#: Speculative decoding of llama-server without a draft model (`--spec-type`): drafts come from n-grams of the
+#: text so far.
+SpecType = Literal["none", "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"]
+
+#: Most tokens that llama.cpp (b11434) drafts at once by default.
+_DRAFT_DEFAULT: dict[SpecType, int] = {
+    "none": 0,
+    "ngram-simple": 48,
+    "ngram-map-k": 48,
+    "ngram-map-k4v": 48,
+    "ngram-mod": 64,
+    "ngram-cache": 8,
+}
+
+#: The largest batch, in tokens, that the device can be asked to take.
+LARGEST_BYPASS = 64
+
+
 class Placement(BaseModel):
     """One complete arrangement to measure. Frozen; equal placements hash equal.
 
     Layers `0 .. n_cpu_moe-1` keep their experts in host memory; the rest lie whole in VRAM. With `hot_k` > 0
-    the hot-expert device also keeps `hot_k` experts of each of those first layers in VRAM. `fit` hands the
-    whole decision to llama.cpp's `--fit` under the ceiling; then `n_cpu_moe` and `hot_k` are not passed.
+    the hot-expert device also keeps `hot_k` experts of each of those first layers in VRAM.
+
+    `fit` hands the placing to llama.cpp's `--fit` under the ceiling, and `n_cpu_moe` is not passed. With
+    `hot_k` > 0, VRAM for `hot_k` experts of every layer is kept from fit, and the device spreads it over the
+    layers that fit then leaves in host memory: each of those gets `hot_k` experts or more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_cpu_moe: int = Field(ge=0, description="layers, counted from the first, whose experts stay in RAM")
     hot_k: int = Field(default=0, ge=0, description="experts of each such layer kept in VRAM; 0 = no device")
-    rebalance_interval: int = Field(default=60, ge=1, description="tokens between rebalances of the cache")
-    policy: Literal["window"] = Field(default="window", description="which experts are kept")
+    rebalance_interval: int = Field(
+        default=60, ge=1, description="tokens between rebalances of the cache (policy window)"
+    )
+    policy: Policy = Field(
+        default="window",
+        description="which experts are kept: window, the most used of the last tokens; lru, the last used; "
+        "static, those of the profile",
+    )
+    shared_budget: bool = Field(
+        default=False, description="one budget over all layers: those that miss more get more of it"
+    )
+    upload_mib: int = Field(
+        default=128, ge=1, description="most that is uploaded to the cache for a batch, MiB"
+    )
+    hot_profile: Path | None = Field(
+        default=None, description="file whose counts fill the cache first: a saved profile or an imatrix GGUF"
+    )
     prefill_bypass: int = Field(
-        default=1, ge=1, le=64, description="largest batch, in tokens, that goes through the cache"
+        default=1,
+        ge=1,
+        le=LARGEST_BYPASS,
+        description="largest batch, in tokens, that goes through the cache",
     )
     fit: bool = Field(default=False, description="let llama.cpp's --fit place everything")
     ubatch: int = Field(default=512, ge=1, description="physical batch, tokens (-ub)")
@@ -50,22 +94,63 @@ class Placement(BaseModel):
     load_mode: LoadMode = LoadMode.NONE
     kv_type_k: KvType = KvType.F16
     kv_type_v: KvType = KvType.F16
-    context: int = Field(default=4096, ge=1, description="context length, tokens (-c)")
+    context: int = Field(default=4096, ge=1, description="context length of each parallel slot, tokens")
+    parallel: int = Field(
+        default=1, ge=1, le=64, description="requests that the server works on at once (-np)"
+    )
+    spec_type: SpecType = Field(
+        default="none", description="speculative decoding without a draft model (--spec-type)"
+    )
+    spec_ngram: int | None = Field(
+        default=None, ge=1, le=1024, description="tokens that must repeat for a draft; None = llama.cpp's own"
+    )
+
+    @property
+    def draft_max(self) -> int:
+        """Most tokens drafted at once: llama.cpp's default, or what the cache can take for all slots.
+
+        A batch holds a token and its draft for each slot; it goes through the cache up to `LARGEST_BYPASS`.
+        """
+        if self.spec_type in ("none", "ngram-cache"):  # llama.cpp has no flag for the latter
+            return _DRAFT_DEFAULT[self.spec_type]
+        return min(_DRAFT_DEFAULT[self.spec_type], max(1, LARGEST_BYPASS // self.parallel - 1))
+
+    @property
+    def decode_batch(self) -> int:
+        """Largest batch of decoding, in tokens: one token of every slot with its draft."""
+        return self.parallel * (1 + self.draft_max)
 
     def label(self) -> str:
-        """Return a short human name, for tables and progress lines: `ncmoe 31 + hot 16/60`."""
-        if self.fit:
-            return "--fit"
-        hot = f" + hot {self.hot_k}/{self.rebalance_interval}" if self.hot_k else ""
-        return f"ncmoe {self.n_cpu_moe}{hot} ub {self.ubatch}"
+        """Return a short human name, for tables and progress lines: `ncmoe 31 + hot 16/60 ub 512`.
+
+        What is not the default stands in it: `ncmoe 31 + hot 16 lru shared ub 512 np 4 ngram-mod`.
+        """
+        words = ["--fit"] if self.fit else [f"ncmoe {self.n_cpu_moe}"]
+        if self.hot_k:
+            by_window = self.policy == "window"
+            words.append(f"+ hot {self.hot_k}" + (f"/{self.rebalance_interval}" if by_window else ""))
+            words += [self.policy] * (not by_window) + ["shared"] * self.shared_budget
+            words += ["profile"] * (self.hot_profile is not None)
+            words += [f"bypass {self.prefill_bypass}"] * (self.prefill_bypass != 1)
+        words += [f"ub {self.ubatch}"] * (not self.fit)
+        words += [f"np {self.parallel}"] * (self.parallel > 1)
+        words += [self.spec_type] * (self.spec_type != "none")
+        return " ".join(words)
 
 
 #: Fields that a running server can change without a restart (through the device's control socket).
-#: None yet: the first device reads its settings from the environment at start.
-LIVE_FIELDS: frozenset[str] = frozenset()
+LIVE_FIELDS: frozenset[str] = frozenset(
+    {"hot_k", "rebalance_interval", "policy", "shared_budget", "upload_mib", "prefill_bypass"}
+)
 
 
 def needs_restart(old: Placement, new: Placement) -> bool:
-    """Tell whether going from `old` to `new` needs a fresh server (any field outside `LIVE_FIELDS`)."""
+    """Tell whether going from `old` to `new` needs a fresh server.
+
+    It does when a field outside `LIVE_FIELDS` differs; when a cache comes or goes, because off means that the
+    device is not even loaded; and when either is a `fit` placement, whose rest was placed around its cache.
+    """
     changed = {name for name in Placement.model_fields if getattr(old, name) != getattr(new, name)}
+    if changed and (old.fit or new.fit or (old.hot_k > 0) != (new.hot_k > 0)):
+        return True
     return bool(changed - LIVE_FIELDS)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
-from hottune.outcomes import Outcome
+from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.report import save
-from hottune.report.schema import ArmName, Report, WarningNote
+from hottune.report.schema import ArmName, Report, Trial, WarningNote
 from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm
 from hottune.search.journal import Journal, Measure, sqlite_url
 from hottune.search.lock import study_lock
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare
-from hottune.tasks.measure import Bench
+from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.result import argv_and_env, make_report
 from hottune.tasks.settings import RunConfig
@@ -80,10 +80,14 @@ def baseline(study: Study, meter: Meter) -> None:
 
 
 def search(plan: Plan, study: Study, meter: Meter, clock: Clock) -> None:
-    """Look for the best placement with the hot-expert cache."""
+    """Look for the best placement with the hot-expert cache.
+
+    Here alone a server may serve one trial after another; baselines and replicates each have a fresh one.
+    """
     wanted = plan.config.trials_wanted
     meter.stage("Search", wanted, len(study.searched()))
-    study.search(Budget(trials=wanted, quick=plan.config.quick, spent=clock.must_confirm))
+    with keeping_servers(study.measure):
+        study.search(Budget(trials=wanted, quick=plan.config.quick, spent=clock.must_confirm))
     meter.finish()
 
 
@@ -181,15 +185,14 @@ def noted_surroundings(journal: Journal) -> list[WarningNote]:
     return list(kept.values())
 
 
-def real_servers(plan: Plan, meter: Meter) -> Measure:
+def real_servers(plan: Plan, meter: Meter) -> RealServers:
     """Return what measures a placement in a fresh llama-server."""
-    bench = make_bench(plan, meter.note)
+    return RealServers(make_bench(plan, meter.note), meter.begin)
 
-    def measure(placement: Placement) -> Outcome:
-        meter.begin(placement)
-        return bench.measure(placement)
 
-    return measure
+def keeping_servers(measure: Measure) -> AbstractContextManager[None]:
+    """Let a real server stay up for the next placement where only live settings differ (`Bench.keeping`)."""
+    return measure.bench.keeping() if isinstance(measure, RealServers) else nullcontext()
 
 
 def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
@@ -227,10 +230,15 @@ class Clock:
         trials = self._journal.trials()
         if sum(1 for trial in trials if trial.arm is None) < LEAST_TRIALS:
             return False
-        seconds = [trial.seconds for trial in trials]
+        # A replicate needs a fresh server; what was measured without loading one says nothing about that.
+        seconds = [trial.seconds for trial in trials if not _reused(trial)]
         each_s = sum(seconds) / len(seconds)
         servers = 1 + 4 * min(LEAST_ROUNDS, self._config.rounds_wanted)
         return time.monotonic() - self._began + servers * each_s >= budget_s
+
+
+def _reused(trial: Trial) -> bool:
+    return isinstance(trial.outcome, Measurement) and trial.outcome.reused_server
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -12,6 +13,7 @@ from hottune.cli.common import console, emit_json, error_facts, handled, make_pr
 from hottune.cli.run import close
 from hottune.errors import BadSettingError, HottuneError, NotEngagedError, ServerError
 from hottune.outcomes import Measurement, Outcome
+from hottune.placement import LARGEST_BYPASS, Placement, Policy, SpecType
 from hottune.tasks.settings import RunConfig
 
 
@@ -23,11 +25,48 @@ def bench(
     n_cpu_moe: Annotated[
         int | None, typer.Option(min=0, help="Layers whose experts stay in RAM. Default: all.")
     ] = None,
-    fit: Annotated[bool, typer.Option("--fit", help="Let llama.cpp's --fit place everything.")] = False,
-    interval: Annotated[int, typer.Option(min=1, help="Tokens between rebalances of the cache.")] = 60,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit", help="Let llama.cpp's --fit place everything; with --hot-k, beside room for the cache."
+        ),
+    ] = False,
+    policy: Annotated[
+        Policy,
+        typer.Option(help="Which experts are kept: the most used lately, the last used, or the profile's."),
+    ] = "window",
+    interval: Annotated[int, typer.Option(min=1, help="Tokens between rebalances (policy window).")] = 60,
+    shared_budget: Annotated[
+        bool, typer.Option("--shared-budget", help="Give layers that miss more a larger part of the cache.")
+    ] = False,
+    upload_mib: Annotated[int, typer.Option(min=1, help="Most MiB uploaded to the cache for a batch.")] = 128,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Fill the cache by this saved profile or imatrix GGUF first."),
+    ] = None,
+    save_profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write how often each expert was used, for --profile.")
+    ] = None,
     bypass: Annotated[
-        int, typer.Option(min=1, max=64, help="Largest batch, in tokens, that goes through the cache.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=LARGEST_BYPASS,
+            help="Largest batch, in tokens, that goes through the cache. Default: that of decoding.",
+        ),
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option(min=1, max=64, help="Requests in flight at once, each with its own context.")
     ] = 1,
+    spec_type: Annotated[
+        SpecType, typer.Option(help="Speculative decoding of llama-server without a draft model.")
+    ] = "none",
+    spec_ngram: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Tokens that must repeat for a draft. Default: llama.cpp's; demo 1."
+        ),
+    ] = None,
     ubatch: Annotated[int, typer.Option(min=1, help="Physical batch, tokens.")] = 512,
     replicates: Annotated[int, typer.Option(min=1, help="Fresh servers, one after another.")] = 1,
     vram: options.Vram = None,
@@ -60,6 +99,9 @@ def bench(
             headroom=headroom,
             gpu=gpu,
             workload=workload,
+            parallel=parallel,
+            spec_type=spec_type,
+            spec_ngram=spec_ngram,
             scale=scale,
             context=context,
             load_mode=load_mode,
@@ -76,20 +118,62 @@ def bench(
                 cmake_option=cmake_option,
             ),
         )
-        changes = {
+        changes: dict[str, Any] = {
             "hot_k": hot_k,
             "fit": fit,
+            "policy": policy,
             "rebalance_interval": interval,
-            "prefill_bypass": bypass,
+            "shared_budget": shared_budget,
+            "upload_mib": upload_mib,
+            "hot_profile": options.absolute(profile),
             "ubatch": ubatch,
         }
-        _bench(config, changes, n_cpu_moe, replicates, json_output, quiet)
+        for name, value in (("n_cpu_moe", n_cpu_moe), ("prefill_bypass", bypass)):
+            changes |= {} if value is None else {name: value}
+        _require_sense(changes, spec_type, spec_ngram, save_profile)
+        _bench(config, changes, options.absolute(save_profile), replicates, json_output, quiet)
+
+
+def _require_sense(
+    changes: dict[str, Any], spec_type: SpecType, spec_ngram: int | None, save_profile: Path | None
+) -> None:
+    """Raise BadSettingError for options that would do nothing."""
+    profile = changes["hot_profile"]
+    for option, value in (("--profile", profile), ("--save-profile", save_profile)):
+        if value is not None and changes["hot_k"] == 0:
+            raise BadSettingError(
+                f"{option} without a cache does nothing.", next_step="Add --hot-k, say --hot-k 16."
+            )
+    if profile is not None and not profile.is_file():
+        raise BadSettingError(
+            f"--profile: there is no file {profile}.", next_step="--save-profile FILE writes one."
+        )
+    if spec_ngram is not None and spec_type in ("none", "ngram-cache"):
+        raise BadSettingError(
+            f"--spec-ngram does nothing with --spec-type {spec_type}.",
+            next_step="Use another --spec-type, for example ngram-simple.",
+        )
+
+
+def _placement(base: Placement, changes: dict[str, Any], n_layers: int, n_experts: int) -> Placement:
+    """Return the placement that was asked for, with the defaults that depend on the model.
+
+    Raises:
+        BadSettingError: more layers or experts than the model has.
+    """
+    if changes["hot_k"] > n_experts:
+        raise BadSettingError(f"--hot-k {changes['hot_k']}: a layer has {n_experts} experts.")
+    if changes.get("n_cpu_moe", 0) > n_layers:
+        raise BadSettingError(f"--n-cpu-moe {changes['n_cpu_moe']}: the model has {n_layers} layers.")
+    # What is decoded at once is to go through the cache: a token of every slot, with its draft.
+    defaults = {"n_cpu_moe": n_layers, "prefill_bypass": min(LARGEST_BYPASS, base.decode_batch)}
+    return base.model_copy(update=defaults | changes)
 
 
 def _bench(
     config: RunConfig,
-    changes: dict[str, int | bool],
-    n_cpu_moe: int | None,
+    changes: dict[str, Any],
+    save_profile: Path | None,
     replicates: int,
     json_output: bool,
     quiet: bool,
@@ -103,16 +187,12 @@ def _bench(
     try:
         plan = prepare.prepare(config, progress)
         shape = plan.model.shape
-        if changes["hot_k"] > shape.n_experts:
-            raise BadSettingError(f"--hot-k {changes['hot_k']}: a layer has {shape.n_experts} experts.")
-        if n_cpu_moe is not None and n_cpu_moe > shape.n_layers:
-            raise BadSettingError(f"--n-cpu-moe {n_cpu_moe}: the model has {shape.n_layers} layers.")
+        placement = _placement(plan.space.base, changes, shape.n_layers, shape.n_experts)
         if plan.gpu.virtual:
             progress.say(prepare.VIRTUAL_LINE)
-        update = {**changes, "n_cpu_moe": shape.n_layers if n_cpu_moe is None else n_cpu_moe}
-        placement = plan.space.base.model_copy(update=update)
         meter = Meter(progress)
         measure = workflow.real_servers(plan, meter)
+        measure.bench.profile_to = save_profile
         meter.stage("Bench", replicates)
         outcomes: list[Outcome] = []
         for _ in range(replicates):
@@ -163,8 +243,24 @@ def _summary(outcomes: list[Outcome]) -> dict[str, object]:
         "vram_peak_mib": max(one.vram_peak_mib for one in found),
         "hit_rate": sum(hits) / len(hits) if hits else None,
         "hot_engaged": bool(hits),
+        "multi": _multi(found),
+        "drafts": {
+            "drafted": sum(sample.drafted for one in found for sample in one.requests),
+            "accepted": sum(sample.draft_accepted for one in found for sample in one.requests),
+        },
         "text_sha256": [sample.text_sha256 for sample in found[0].requests],
     }
+
+
+def _multi(found: list[Measurement]) -> dict[str, int | float] | None:
+    """Return the cache's counters in batches of several tokens, all replicates together; None without any."""
+    counted = [one.engagement.hot for one in found if one.engagement.hot is not None]
+    hits, misses = sum(hot.multi_hits for hot in counted), sum(hot.multi_misses for hot in counted)
+    if hits + misses == 0:
+        return None
+    blocks, tokens = sum(hot.multi_blocks for hot in counted), sum(hot.multi_tokens for hot in counted)
+    rate = hits / (hits + misses)
+    return {"blocks": blocks, "tokens": tokens, "hits": hits, "misses": misses, "hit_rate": rate}
 
 
 def _error_of(outcomes: list[Outcome]) -> HottuneError | None:

@@ -79,11 +79,11 @@ def engine_options(
     """Return which llama.cpp the engine options name."""
     return BuildOptions(
         backend=backend,
-        source=_absolute(source),
+        source=absolute(source),
         git=git,
-        llama_bin=_absolute(llama_bin),
-        headers=_absolute(headers),
-        sdist=_absolute(sdist),
+        llama_bin=absolute(llama_bin),
+        headers=absolute(headers),
+        sdist=absolute(sdist),
         cmake_options=tuple(cmake_option or ()),
     )
 
@@ -167,5 +167,6 @@ def hide_passwords(text: str) -> str:
     return re.sub(r"(://[^\s:/@]*):[^\s@/]+@", r"\1:***@", text)
 
 
-def _absolute(path: Path | None) -> Path | None:
+def absolute(path: Path | None) -> Path | None:
+    """Return a path that still leads there from another folder."""
     return None if path is None else path.expanduser().absolute()

@@ -4,7 +4,8 @@ Checked against b11434. What the flags guard against:
 
 - `--fit` is on by default and then moves whatever is unset, so every arm but the fit arm says `-fit off` and
   states its placement; the fit arm states none (any of `-ngl -ncmoe -cmoe -ot` makes fit give up).
-- `-np` unset means four slots, `-c` unset lets fit shrink the context.
+- `-np` unset means four slots, `-c` unset lets fit shrink the context. `-c` is the context of all slots
+  together, and each gets an equal part of it.
 - Load and fit lines are logged at verbosity 4. Some flags (`-ngl`, `--device`) load the back-ends while they
   are parsed, so `-lv` comes first or the lines of that moment are lost, our device's among them.
 """
@@ -19,7 +20,9 @@ from pathlib import Path
 
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.machine.facts import Gpu
+from hottune.models.shape import MoeShape
 from hottune.placement import KvType, Placement
+from hottune.units import mib
 
 #: VRAM that fit leaves free below the ceiling on a real GPU, for what grows after loading (scratch pools,
 #: kernels loaded on first use); the hot-expert device leaves as much.
@@ -28,6 +31,8 @@ FIT_GROWTH_MIB = 256
 VIRTUAL_FIT_TARGET_MIB = 2
 #: Least VRAM, MiB, that the hot-expert device leaves free on a real card.
 HOT_HEADROOM_MIB = 256
+#: Least tokens that llama.cpp's ngram-mod drafts by default; shorter drafts are dropped.
+NGRAM_MOD_MIN = 48
 
 #: The variable that chooses among several GPUs, and its value for "none of them".
 _VISIBLE_DEVICES = {
@@ -42,6 +47,7 @@ def server_argv(
     model: Path,
     placement: Placement,
     *,
+    shape: MoeShape,
     port: int,
     gpu: Gpu | None,
     ceiling_mib: float,
@@ -53,13 +59,21 @@ def server_argv(
         build: the engine.
         model: the GGUF file, or the first of a split model.
         placement: what goes where.
+        shape: of the model; what fit must leave to the cache depends on the size of its experts.
         port: loopback port to listen on.
         gpu: the GPU, real or virtual; None keeps everything on the CPU.
         ceiling_mib: VRAM that the server may use, MiB; only the fit arm passes it on (as `--fit-target`).
         no_warmup: skip llama-server's empty warm-up run.
     """
-    argv = [str(build.llama_server), "-lv", "4", "-m", str(model), *_placing(placement, gpu, ceiling_mib)]
-    argv += ["-c", str(placement.context), "-np", "1"]
+    argv = [
+        str(build.llama_server),
+        "-lv",
+        "4",
+        "-m",
+        str(model),
+        *_placing(placement, shape, gpu, ceiling_mib),
+    ]
+    argv += ["-c", str(placement.context * placement.parallel), "-np", str(placement.parallel)]
     # llama.cpp would quietly cut -ub down to -b.
     argv += ["-b", str(max(placement.batch, placement.ubatch)), "-ub", str(placement.ubatch)]
     argv += ["-t", str(placement.threads), "-tb", str(placement.threads)]
@@ -75,12 +89,31 @@ def server_argv(
     # Nothing that a measurement does not need: no pages, no prompt caches, no look at the network.
     argv += ["--offline", "--no-ui", "--no-slots", "--no-context-shift"]
     argv += ["--no-cache-prompt", "--cache-ram", "0", "--no-cache-idle-slots", "-ctxcp", "0"]
+    argv += _speculating(placement)
     return [*argv, "--no-warmup"] if no_warmup else argv
 
 
-def _placing(placement: Placement, gpu: Gpu | None, ceiling_mib: float) -> list[str]:
+def _speculating(placement: Placement) -> list[str]:
+    """Return the flags of speculative decoding, with the draft's length said."""
+    kind, longest, ngram = placement.spec_type, str(placement.draft_max), placement.spec_ngram
+    if kind == "none":
+        return []
+    flags = ["--spec-type", kind]
+    if kind == "ngram-cache":  # drafts 8 tokens after n-grams of up to 4, without flags for either
+        return flags
+    if kind == "ngram-mod":
+        # The minimum may not lie above the maximum.
+        shortest = str(min(NGRAM_MOD_MIN, placement.draft_max))
+        flags += ["--spec-ngram-mod-n-max", longest, "--spec-ngram-mod-n-min", shortest]
+        return flags + (["--spec-ngram-mod-n-match", str(ngram)] if ngram else [])
+    flags += [f"--spec-{kind}-size-m", longest]
+    return flags + ([f"--spec-{kind}-size-n", str(ngram)] if ngram else [])
+
+
+def _placing(placement: Placement, shape: MoeShape, gpu: Gpu | None, ceiling_mib: float) -> list[str]:
     if placement.fit:
-        return ["-fit", "on", "--fit-target", str(fit_target_mib(gpu, ceiling_mib))]
+        target_mib = fit_target_mib(gpu, ceiling_mib) + fit_cache_mib(placement, shape)
+        return ["-fit", "on", "--fit-target", str(target_mib)]
     if gpu is None:
         return ["-fit", "off", "--device", "none", "-ncmoe", str(placement.n_cpu_moe)]
     return ["-fit", "off", "-ngl", "99", "-ncmoe", str(placement.n_cpu_moe)]
@@ -98,14 +131,21 @@ def fit_target_mib(gpu: Gpu | None, ceiling_mib: float) -> int:
     return max(0, math.ceil(gpu.vram_free_mib - ceiling_mib)) + FIT_GROWTH_MIB
 
 
+def fit_cache_mib(placement: Placement, shape: MoeShape) -> int:
+    """Return the VRAM, MiB, that a fit placement keeps for the cache: `hot_k` experts of every MoE layer."""
+    return math.ceil(mib(placement.hot_k * shape.one_expert_bytes * shape.n_moe_layers))
+
+
 def server_env(
     build: EngineBuild,
     placement: Placement,
     *,
+    shape: MoeShape,
     gpu: Gpu | None,
     ceiling_mib: float,
     stats_path: Path,
     socket_path: Path | None = None,
+    profile_path: Path | None = None,
 ) -> dict[str, str]:
     """Return the variables that hottune adds for llama-server (see `child_environment` for the rest).
 
@@ -113,13 +153,15 @@ def server_env(
 
     Args:
         build: the engine.
-        placement: what goes where; the fit arm has no cache.
+        placement: what goes where.
+        shape: of the model.
         gpu: the GPU, real or virtual, or None.
         ceiling_mib: VRAM that the server may use, MiB; the virtual GPU enforces it, the cache respects it.
         stats_path: where the device writes its counters when the server ends.
         socket_path: Unix socket on which the device answers meanwhile; shorter than 100 characters.
+        profile_path: stands for the placement's `hot_profile`, which the device writes again at the end.
     """
-    hot_k = 0 if placement.fit else placement.hot_k
+    hot_k = placement.hot_k
     virtual = gpu is not None and gpu.virtual
     env: dict[str, str] = {}
     if gpu is not None:
@@ -131,15 +173,25 @@ def server_env(
     if hot_k == 0 and not virtual:
         return env
     env["GGML_BACKEND_PATH"] = str(build.device_library)
-    env["GGML_HOT_K"] = str(hot_k)
+    if hot_k > 0 and placement.fit:
+        # Which layers there will be to cache, fit decides: a budget, not a number for each.
+        env["GGML_HOT_MIB"] = str(fit_cache_mib(placement, shape))
+    else:
+        env["GGML_HOT_K"] = str(hot_k)
     env["GGML_HOT_STATS"] = str(stats_path)
     if socket_path is not None:
         env["GGML_HOT_SOCKET"] = str(socket_path)
     if virtual:
         env["GGML_HOT_VGPU_MIB"] = str(int(ceiling_mib))
     if hot_k > 0:
+        env["GGML_HOT_POLICY"] = placement.policy
         env["GGML_HOT_INTERVAL"] = str(placement.rebalance_interval)
         env["GGML_HOT_BYPASS"] = str(placement.prefill_bypass)
+        env["GGML_HOT_UPLOAD_MIB"] = str(placement.upload_mib)
+        if placement.shared_budget:
+            env["GGML_HOT_SHARED"] = "1"
+        if profile := profile_path or placement.hot_profile:
+            env["GGML_HOT_PROFILE"] = str(profile)
         env["GGML_HOT_HEADROOM_MIB"] = str(_hot_headroom_mib(gpu, ceiling_mib))
     return env
 

@@ -27,9 +27,15 @@ def check_loaded(log: LoadLog, placement: Placement, gpu: Gpu | None) -> NotEnga
             return NotEngaged(detail="the log has no line of fit")
         if log.offloaded is None or log.offloaded[0] == 0:
             return NotEngaged(detail="fit placed no layer on the GPU")
-    elif placement.hot_k > 0 and not log.hot_ready:
+        if placement.hot_k > 0 and log.fit_left_no_experts:
+            return NotEngaged(
+                detail="fit put every expert into VRAM beside the cache's room: there is nothing to cache"
+            )
+    if placement.hot_k > 0 and not log.hot_ready:
         reason = log.not_loaded[0] if log.not_loaded else "its line 'device ready' is not in the log"
         return NotEngaged(detail=f"the hot-expert device was not loaded: {reason}")
+    if placement.spec_type != "none" and not log.speculating:
+        return NotEngaged(detail=f"llama-server did not set up speculative decoding ({placement.spec_type})")
     return None
 
 
@@ -38,7 +44,7 @@ def check_engaged(placement: Placement, stats: HotStats | None) -> NotEngaged | 
 
     Fewer experts in VRAM than asked for is no failure (the counters show it); none at all is.
     """
-    if placement.fit or placement.hot_k == 0:
+    if placement.hot_k == 0:
         return None
     if stats is None:
         return NotEngaged(detail="the hot-expert device left no statistics")

@@ -48,10 +48,13 @@ class RunningServer(Protocol):
         """Seconds from start to health."""
 
     def engagement(self) -> Engagement:
-        """Return the proof of what took effect; the cache's counters are in it once it was stopped."""
+        """Return the proof of what took effect; the cache's counters are in it as they were last read."""
 
     def hot_stats(self) -> HotStats | None:
-        """Return the cache's counters now, or None where there is no cache."""
+        """Read the cache's counters now; None where there is no cache."""
+
+    def apply(self, placement: Placement) -> None:
+        """Turn to another placement without a restart and set the counters to zero, or raise ControlError."""
 
     def stop(self) -> HotStats | None:
         """End the process for certain and return the cache's final counters."""

@@ -23,6 +23,7 @@ _LOAD_MODE = re.compile(r"load_mode = ([\w+]+)")
 _FIT = re.compile(r"\bcommon_(?:params_fit_impl|fit_params): (.*)")
 _RESERVING = "sched_reserve: reserving"
 _HOT_READY = re.compile(r"ggml_hot: device ready\b")
+_SPECULATING = "speculative decoding context initialized"
 _NOT_LOADED = re.compile(r"load_backend: failed to (?:load|initialize|find) .*")
 _PREFIX = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
 
@@ -57,6 +58,7 @@ class LoadLog:
     fit_lines: list[str] = field(default_factory=list)
     hot_lines: list[str] = field(default_factory=list)  #: everything our device said
     hot_ready: bool = False
+    speculating: bool = False
     not_loaded: list[str] = field(default_factory=list)  #: back-end libraries that could not be loaded
 
     @property
@@ -98,6 +100,17 @@ class LoadLog:
         """Why fit gave up and changed nothing; None when it did not."""
         return fitlog.failure(self.fit_lines)
 
+    @property
+    def fit_left_no_experts(self) -> bool:
+        """Whether fit put every layer into VRAM, experts and all."""
+        fit = self.fit()
+        return (
+            fit is not None
+            and fit.layers_total is not None
+            and fit.n_gpu_layers == fit.layers_total
+            and not fit.overrides
+        )
+
     def _on_gpu(self, sizes: dict[str, float]) -> float:
         return sum(size for name, size in sizes.items() if name in self.devices)
 
@@ -125,6 +138,8 @@ def parse(text: str) -> LoadLog:
         elif "ggml_hot:" in line:
             log.hot_lines.append(line[line.index("ggml_hot:") :].strip())
             log.hot_ready = log.hot_ready or bool(_HOT_READY.search(line))
+        elif _SPECULATING in line:
+            log.speculating = True
         elif found := _NOT_LOADED.search(line):
             log.not_loaded.append(found[0])
         elif found := _LOAD_MODE.search(line):

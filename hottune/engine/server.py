@@ -15,6 +15,7 @@ import psutil
 
 from hottune.engine import argv as arguments
 from hottune.engine import control, loadlog, process
+from hottune.engine.control import ControlError
 from hottune.engine.engaged import check_engaged, check_loaded
 from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import Failure, LaunchFailed, Stage
@@ -22,7 +23,7 @@ from hottune.errors import PortTakenError
 from hottune.machine.facts import Gpu
 from hottune.models.shape import ModelFile
 from hottune.outcomes import Crashed, Engagement, HotStats, NotEngaged, OutOfMemory, TimedOut
-from hottune.placement import Placement
+from hottune.placement import Placement, needs_restart
 from hottune.units import MIB
 
 #: A disk this slow (MiB/s) still loads in time; plus what drivers and fit's trial runs may take.
@@ -31,7 +32,15 @@ _LOAD_TIMEOUT_FLOOR_S = 120.0
 _POLL_S = 0.1
 _CANNOT_BIND = "couldn't bind HTTP server socket"
 
-__all__ = ["LaunchFailed", "LlamaCppEngine", "Server", "check_engaged", "free_port", "launch"]
+__all__ = [
+    "ControlError",
+    "LaunchFailed",
+    "LlamaCppEngine",
+    "Server",
+    "check_engaged",
+    "free_port",
+    "launch",
+]
 
 
 class Server:
@@ -43,7 +52,7 @@ class Server:
         self._child = child
         self._placement = placement
         self._folder = folder
-        self._final: control.DeviceStats | None = None
+        self._stats: control.DeviceStats | None = None  #: as last read
         self._stopped = False
         #: The command line as run.
         self.argv = argv
@@ -72,29 +81,53 @@ class Server:
         return loadlog.tail(self.log_text(), n_lines)
 
     def engagement(self) -> Engagement:
-        """Return the proof of what took effect; the cache's counters are in it once it was stopped."""
-        hot = self._final.hot if self._final else None
+        """Return the proof of what took effect; the cache's counters are in it as they were last read."""
+        hot = self._stats.hot if self._stats else None
         return loadlog.parse(self.log_text()).engagement().model_copy(update={"hot": hot})
 
     def hot_stats(self) -> HotStats | None:
-        """Return the cache's counters now, or None where there is no cache (or it does not answer)."""
-        if self._stopped:
-            return self._final.hot if self._final else None
-        stats = control.ask(_socket_path(self._folder)) if self._placement_is_hot() else None
-        return stats.hot if stats else None
+        """Read the cache's counters now; None where there is no cache, or it does not answer."""
+        if not self._stopped:
+            self._stats = control.ask(_socket_path(self._folder)) if self._placement.hot_k > 0 else None
+        return self._stats.hot if self._stats else None
 
     @property
     def virtual_peak_mib(self) -> float | None:
-        """Peak memory that the virtual GPU counted; None before `stop`, or with a real GPU."""
-        return self._final.virtual_peak_mib if self._final else None
+        """Peak memory that the virtual GPU counted, when `hot_stats` or `stop` last read it."""
+        return self._stats.virtual_peak_mib if self._stats else None
+
+    def apply(self, placement: Placement) -> None:
+        """Turn to another placement without a restart: the cache is emptied, its counters are set to zero.
+
+        So it starts as a fresh server's does, and never holds old and new slots at once.
+
+        Raises:
+            ControlError: this change needs a restart, or the device refuses it or does not answer. What then
+                holds is unknown: stop the server.
+        """
+        if needs_restart(self._placement, placement):
+            raise ControlError(f"going to {placement.label()} needs a restart")
+        path, empty = _socket_path(self._folder), self._placement.model_copy(update={"hot_k": 0})
+        control.set_live(path, self._placement, empty)
+        control.set_live(path, empty, placement)
+        control.reset(path)
+        self._placement, self._stats = placement, None
+
+    def save_profile(self, path: Path) -> None:
+        """Let the device write how often each expert was used, for a later start.
+
+        Raises:
+            ControlError: there is no cache, or the device cannot write there.
+        """
+        control.save_profile(_socket_path(self._folder), path)
 
     def stop(self) -> HotStats | None:
         """End the process for certain and return the cache's final counters; harmless when called again."""
         if not self._stopped:
             self._child.stop()
-            self._final = control.read_file(_stats_path(self._folder))
+            self._stats = control.read_file(_stats_path(self._folder))
             self._stopped = True
-        return self._final.hot if self._final else None
+        return self._stats.hot if self._stats else None
 
     def failure(self, stage: Stage) -> OutOfMemory | Crashed:
         """Say why the server failed, from its exit status and log.
@@ -104,9 +137,6 @@ class Server:
         """
         # A connection breaks a moment before the exit status is there.
         return loadlog.diagnose(self.log_text(), stage, self._child.wait(2.0))
-
-    def _placement_is_hot(self) -> bool:
-        return self._placement.hot_k > 0 and not self._placement.fit
 
 
 @contextmanager
@@ -149,15 +179,18 @@ def launch(
         added = arguments.server_env(
             build,
             placement,
+            shape=model.shape,
             gpu=gpu,
             ceiling_mib=ceiling_mib,
             stats_path=_stats_path(folder),
             socket_path=_socket_path(folder),
+            profile_path=_own_profile(placement, folder),
         )
         command = arguments.server_argv(
             build,
             model.path,
             placement,
+            shape=model.shape,
             port=chosen,
             gpu=gpu,
             ceiling_mib=ceiling_mib,
@@ -250,6 +283,18 @@ def _stats_path(folder: Path) -> Path:
 
 def _socket_path(folder: Path) -> Path:
     return folder / "hot.sock"
+
+
+def _own_profile(placement: Placement, folder: Path) -> Path | None:
+    """Copy the placement's profile: the device writes it again at the end, and every server starts equal."""
+    if placement.hot_profile is None:
+        return None
+    copied = folder / f"profile{placement.hot_profile.suffix}"
+    try:
+        shutil.copyfile(placement.hot_profile, copied)
+    except OSError as error:
+        raise LaunchFailed(NotEngaged(detail=f"the profile cannot be read: {error}")) from error
+    return copied
 
 
 def _load_limit_s(model: ModelFile) -> float:

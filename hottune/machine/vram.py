@@ -44,6 +44,7 @@ class VramSampler:
         self._process_peak: int | None = None
         self._change_peak = 0
         self._virtual_peak_mib: float | None = None
+        self._lock = threading.Lock()  # of the peaks
         #: Samples taken so far.
         self.samples = 0
         #: Why there are no samples, or "".
@@ -56,6 +57,12 @@ class VramSampler:
     def note_virtual(self, peak_mib: float) -> None:
         """Take over the peak that the virtual GPU counted itself (exact, not sampled)."""
         self._virtual_peak_mib = max(peak_mib, self._virtual_peak_mib or 0.0)
+
+    def begin_again(self) -> None:
+        """Forget the peaks, not the baseline: what comes now is measured anew, in the same server."""
+        with self._lock:
+            self._process_peak = None if self._process_peak is None else 0
+            self._change_peak, self._virtual_peak_mib = 0, None
 
     @property
     def source(self) -> VramSource:
@@ -106,13 +113,14 @@ class VramSampler:
             self._ready.set()
 
     def _sample(self, module: Any, handle: Any) -> None:
-        memory = ask(module, lambda: module.nvmlDeviceGetMemoryInfo(handle), None)
-        if memory is not None and self._baseline is not None:
-            self._change_peak = max(self._change_peak, int(memory.used) - self._baseline)
-        used = self._process_use(module, handle)
-        if used is not None:
-            self._process_peak = max(self._process_peak or 0, used)
-        self.samples += 1
+        with self._lock:
+            memory = ask(module, lambda: module.nvmlDeviceGetMemoryInfo(handle), None)
+            if memory is not None and self._baseline is not None:
+                self._change_peak = max(self._change_peak, int(memory.used) - self._baseline)
+            used = self._process_use(module, handle)
+            if used is not None:
+                self._process_peak = max(self._process_peak or 0, used)
+            self.samples += 1
 
     def _process_use(self, module: Any, handle: Any) -> int | None:
         """Return the bytes that the watched process and its children use, or None where that is hidden."""

@@ -40,7 +40,7 @@ class MemoryNeed(BaseModel):
 
 
 def estimate(shape: MoeShape, placement: Placement, *, overhead_mib: float = 0.0) -> MemoryNeed:
-    """Predict what a placement needs, with all layers on the GPU (`-ngl 99`) and one slot.
+    """Predict what a placement needs, with all layers on the GPU (`-ngl 99`).
 
     `n_cpu_moe` and `hot_k` are taken as they stand, also when `fit` is set (llama.cpp then decides itself).
 
@@ -56,7 +56,9 @@ def estimate(shape: MoeShape, placement: Placement, *, overhead_mib: float = 0.0
         vram_dense_mib=mib(shape.dense_bytes),
         vram_experts_mib=mib(sum(whole)),
         vram_cache_mib=mib(sum(layer // shape.n_experts * kept for layer in on_cpu)),
-        vram_kv_mib=mib(shape.kv_bytes(placement.context, placement.kv_type_k, placement.kv_type_v)),
+        vram_kv_mib=mib(
+            shape.kv_bytes(placement.context * placement.parallel, placement.kv_type_k, placement.kv_type_v)
+        ),
         vram_compute_mib=mib(_compute_bytes(shape, placement)),
         vram_overhead_mib=overhead_mib,
         host_mib=mib(shape.host_bytes + sum(on_cpu)),
@@ -69,14 +71,15 @@ def _compute_bytes(shape: MoeShape, placement: Placement) -> int:
     Fitted from above to build b11434 with flash attention and two qwen3moe shapes, ubatch 64 to 2048 and
     context 2,048 to 16,384: 9 to 52 % too much. For each token of the ubatch, the widest moment is in the MoE
     block: gate, up, and the used experts' outputs twice, beside the residual stream. To it come the mask
-    (ubatch x context), one row of logits for the one slot (a server asks for no more), and with experts in
-    host memory and large batches the weights that llama.cpp copies to the GPU for one matrix product at a
-    time: a third to two thirds of a layer's experts, taken as a half.
+    (ubatch x context), a row of logits for each token of a decoding batch (a server asks for no more; for one
+    slot without drafts that is one), and with experts in host memory and large batches the weights that
+    llama.cpp copies to the GPU for one matrix product at a time: a third to two thirds of a layer's experts,
+    taken as a half.
     """
     width = 2 * shape.n_used * (shape.n_embd + shape.n_ff_expert) + 2 * shape.n_embd
     activations = placement.ubatch * width * _FLOAT
     mask = placement.ubatch * placement.context * _MASK
-    logits = shape.n_vocab * _FLOAT
+    logits = shape.n_vocab * _FLOAT * min(placement.decode_batch, placement.ubatch)
     staged = 0
     if placement.ubatch >= _OFFLOAD_BATCH:
         staged = max(shape.layer_expert_bytes[: placement.n_cpu_moe], default=0) // 2

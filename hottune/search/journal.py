@@ -131,9 +131,9 @@ class Journal:
         with storage_errors(url):
             self._search = self._open(storage, name)
             # Another seed for every session, or a resumed study would draw its first samples again.
-            self._search.sampler = optuna.samplers.TPESampler(
-                seed=seed + len(self._search.trials), multivariate=False, n_startup_trials=10
-            )
+            seed += len(self._search.trials)
+            self._tpe = optuna.samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=10)
+            self._random = optuna.samplers.RandomSampler(seed=seed)
             self._confirm = self._open(storage, name + CONFIRM)
             if settle:
                 self._settle()
@@ -205,10 +205,17 @@ class Journal:
                 space.sample(trial)  # so that the sampler learns from it
         return self._finish(trial, planned.placement, measure)
 
-    def try_sample(self, space: Space, measure: Measure) -> Trial | None:
-        """Let the sampler choose a placement and measure it; None when it chose nothing new."""
+    def try_sample(self, space: Space, measure: Measure, *, at_random: bool = False) -> Trial | None:
+        """Let the sampler choose a placement and measure it; None when it chose nothing new.
+
+        Args:
+            space: to choose from.
+            measure: measures it.
+            at_random: choose without looking at what was best so far.
+        """
         known = {trial.placement: trial for trial in self.trials()}
         with storage_errors(self.url):
+            self._search.sampler = self._random if at_random else self._tpe
             trial = self._search.ask()
             placement = space.sample(trial)
             if placement is None or placement in known:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from hottune.errors import CeilingTooSmallError
 from hottune.models.shape import MoeShape
 from hottune.outcomes import Engagement, Measurement, Outcome, OutOfMemory, Rejected
-from hottune.placement import Placement
+from hottune.placement import Placement, Policy
 from hottune.units import mib
 
 INTERVALS = (8, 512)
 DEFAULT_INTERVAL = 60
+#: Policies worth searching; "static" wants a profile.
+POLICIES: tuple[Policy, ...] = ("window", "lru")
 #: Share of the room for the cache that the sampler uses: below, a cache would waste VRAM that is free.
 CACHE_SHARE = (0.3, 1.0)
 #: A placement that ran out of memory needed at least this share of the ceiling more than was predicted.
@@ -35,7 +37,7 @@ class Suggest(Protocol):
     def suggest_float(self, name: str, low: float, high: float) -> float:
         """Draw a float."""
 
-    def suggest_categorical(self, name: str, choices: tuple[int, ...]) -> int:
+    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
         """Draw one of the choices."""
 
 
@@ -192,35 +194,38 @@ class Space:
         share: float = 1.0,
         interval: int = DEFAULT_INTERVAL,
         bypass: int | None = None,
+        policy: Policy = "window",
     ) -> Placement | None:
         """Return the placement whose cache takes `share` of the room that is left, or None without room."""
         room = self.max_hot_k(n_cpu_moe, ubatch)
         if room == 0:
             return None
         hot_k = max(1, round(share * room))
-        return self._hot(n_cpu_moe, hot_k, ubatch, interval, bypass or self.bypasses[0])
+        return self._hot(n_cpu_moe, hot_k, ubatch, interval, bypass or self.bypasses[0], policy)
 
     def grid(self, best_ubatch: int, *, quick: bool = False) -> list[Placement]:
         """Return the placements worth trying before any sampling: what the memory model alone suggests.
 
-        Whole room for the cache; whole layers and cache mixed; slow and fast rebalancing; a smaller cache.
-        `quick` keeps the five with most to tell.
+        Whole room for the cache; slow and fast rebalancing, another policy, a smaller cache; whole layers and
+        cache mixed. What differs only in the cache's own settings stands together: one server can serve it
+        all. `quick` keeps the five with most to tell.
 
         Args:
             best_ubatch: the ubatch of the best baseline; the others get one placement each.
             quick: fewer.
         """
         full = self.shape.n_layers
-        wanted = [
-            self.hot(full, best_ubatch),
-            self.hot(self._mixed(0.5, best_ubatch), best_ubatch),
-            self.hot(full, best_ubatch, interval=16),
-            self.hot(self._mixed(0.25, best_ubatch), best_ubatch),
-            self.hot(self._mixed(0.75, best_ubatch), best_ubatch),
-        ]
-        if not quick:
+        whole = self.hot(full, best_ubatch)
+        fast = self.hot(full, best_ubatch, interval=16)
+        half, *mixed = [self.hot(self._mixed(share, best_ubatch), best_ubatch) for share in (0.5, 0.25, 0.75)]
+        if quick:
+            wanted = [whole, half, fast, *mixed]
+        else:
+            slow = self.hot(full, best_ubatch, interval=240)
+            by_use = self.hot(full, best_ubatch, policy="lru")
+            smaller = self.hot(full, best_ubatch, share=0.6)
+            wanted = [whole, fast, slow, by_use, smaller, half, *mixed]
             wanted += [self.hot(full, ubatch) for ubatch in self.ubatches if ubatch != best_ubatch]
-            wanted += [self.hot(full, best_ubatch, interval=240), self.hot(full, best_ubatch, share=0.6)]
         return list(dict.fromkeys(placement for placement in wanted if placement is not None))
 
     def _mixed(self, layer_share: float, ubatch: int) -> int:
@@ -236,23 +241,29 @@ class Space:
             return None
         n_cpu_moe = draw.suggest_int("n_cpu_moe", fewest, self.shape.n_layers)
         share = draw.suggest_float("cache_share", *CACHE_SHARE)
-        interval = draw.suggest_int("rebalance_interval", *INTERVALS, log=True)
+        policy = draw.suggest_categorical("policy", POLICIES)
+        interval = DEFAULT_INTERVAL  # it means something to one policy only
+        if policy == "window":
+            interval = draw.suggest_int("rebalance_interval", *INTERVALS, log=True)
         bypass = draw.suggest_categorical("prefill_bypass", self.bypasses)
-        return self.hot(n_cpu_moe, ubatch, share=share, interval=interval, bypass=bypass)
+        return self.hot(n_cpu_moe, ubatch, share=share, interval=interval, bypass=bypass, policy=policy)
 
-    def parameters(self, placement: Placement) -> dict[str, int | float]:
+    def parameters(self, placement: Placement) -> dict[str, int | float | str]:
         """Return what `sample` would have drawn for a hot placement; empty for any other."""
         room = self.max_hot_k(placement.n_cpu_moe, placement.ubatch)
         if placement.fit or placement.hot_k == 0 or room == 0:
             return {}
         low, high = CACHE_SHARE
-        return {
+        drawn: dict[str, int | float | str] = {
             "ubatch": placement.ubatch,
             "n_cpu_moe": placement.n_cpu_moe,
             "cache_share": min(high, max(low, placement.hot_k / room)),
-            "rebalance_interval": placement.rebalance_interval,
+            "policy": placement.policy,
             "prefill_bypass": placement.prefill_bypass,
         }
+        if placement.policy == "window":
+            drawn["rebalance_interval"] = placement.rebalance_interval
+        return drawn
 
     def _plain(self, n_cpu_moe: int, ubatch: int) -> Placement:
         return self.base.model_copy(update={"n_cpu_moe": n_cpu_moe, "ubatch": ubatch})
@@ -264,9 +275,15 @@ class Space:
         ubatch: int,
         interval: int = DEFAULT_INTERVAL,
         bypass: int = 1,
+        policy: Policy = "window",
     ) -> Placement:
         return self._plain(n_cpu_moe, ubatch).model_copy(
-            update={"hot_k": hot_k, "rebalance_interval": interval, "prefill_bypass": bypass}
+            update={
+                "hot_k": hot_k,
+                "rebalance_interval": interval,
+                "prefill_bypass": bypass,
+                "policy": policy,
+            }
         )
 
 

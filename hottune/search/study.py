@@ -13,8 +13,10 @@ from hottune.search.journal import Journal, Measure, Planned
 from hottune.search.objective import Objective
 from hottune.search.space import Space
 
-#: The sampler may choose known or impossible placements this often in a row before the search ends.
-DRY_DRAWS = 40
+#: The sampler may choose known or impossible placements this often in a row before chance chooses, ...
+DRY_DRAWS = 15
+#: ... and so often before the search ends.
+DRY_DRAWS_IN_ALL = 40
 
 Watch = Callable[[Trial], None]
 Announce = Callable[[Placement], None]
@@ -79,8 +81,8 @@ class Study:
                 break
             self._try(Planned(placement, "grid"))
         dry = 0
-        while not self._done(budget) and dry < DRY_DRAWS:
-            trial = self.journal.try_sample(self.space(), self.measure)
+        while not self._done(budget) and dry < DRY_DRAWS_IN_ALL:
+            trial = self.journal.try_sample(self.space(), self.measure, at_random=dry >= DRY_DRAWS)
             dry = 0 if trial else dry + 1
             if trial:
                 self.watch(trial)

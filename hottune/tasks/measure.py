@@ -1,21 +1,22 @@
-"""One placement, one fresh server, one Outcome."""
+"""One placement, one server, one Outcome. The server is a fresh one, but for the search's own trials."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import LaunchFailed
-from hottune.engine.server import Server, check_engaged, launch
+from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.machine.clocks import gpu_state
 from hottune.machine.facts import Gpu
 from hottune.machine.vram import VramSampler
 from hottune.models.shape import ModelFile
-from hottune.outcomes import Crashed, NotEngaged, Outcome, Rejected, RequestSample, TimedOut
-from hottune.placement import Placement
+from hottune.outcomes import Crashed, Measurement, NotEngaged, Outcome, Rejected, RequestSample, TimedOut
+from hottune.placement import Placement, needs_restart
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
 from hottune.workload.summary import measurement
@@ -27,6 +28,16 @@ SETTLED_MIB = 64.0
 SETTLE_LIMIT_S = 10.0
 REQUEST_TIMEOUT_S = 600.0
 LOGS_KEPT = 60
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A server that stays up for the next trial, and everything that ends with it."""
+
+    server: Server
+    placement: Placement
+    vram: VramSampler
+    ending: ExitStack
 
 
 @dataclass
@@ -42,63 +53,129 @@ class Bench:
     port: int | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
     note: Callable[[str], None] = field(default=lambda line: None)
+    #: File to which the device writes the uses of all experts, after each workload; None = nowhere.
+    profile_to: Path | None = None
+    _keeping: bool = field(default=False, init=False)
+    _kept: Kept | None = field(default=None, init=False)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within it, a server stays up for the next placement if that changes only what a device can.
+
+        Loading a large model takes longer than driving a workload. What is measured so is marked
+        (`Measurement.reused_server`): good enough to search with, but no replicate. At the end the server is
+        stopped, however it comes.
+        """
+        self._keeping = True
+        try:
+            yield
+        finally:
+            self._keeping = False
+            self._let_go()
 
     def measure(self, placement: Placement) -> Outcome:
         """Start a fresh server, drive the workload, stop it, and say what it ended as.
 
-        Nothing that a placement can cause raises. What can: PortTakenError, BadSettingError (a text that is
-        too short for this model's tokenizer), KeyboardInterrupt; the server is gone then, too.
-        """
-        self._prune_logs()
-        before_mib = gpu_state(self.gpu).vram_used_mib
-        try:
-            with VramSampler(self.gpu) as vram:
-                outcome = self._measure(placement, vram)
-        finally:
-            self._settle(before_mib)
-        return self._under_ceiling(outcome)
+        Within `keeping`, the server of the placement before serves if it can; whatever it cannot do well is
+        done again in a fresh one.
 
-    def _measure(self, placement: Placement, vram: VramSampler) -> Outcome:
+        Nothing that a placement can cause raises. What can: PortTakenError, BadSettingError (a text that is
+        too short for this model's tokenizer), KeyboardInterrupt; the server is gone then, too (within
+        `keeping`, when that ends).
+        """
+        return self._measure_kept(placement) or self._measure_fresh(placement)
+
+    def _measure_fresh(self, placement: Placement) -> Outcome:
+        self._prune_logs()
         log_path = self.log_dir / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 1000:03d}.log"
-        try:
-            with launch(
-                self.engine,
-                self.model,
-                placement,
-                gpu=self.gpu,
-                ceiling_mib=self.ceiling_mib,
-                log_path=log_path,
-                port=self.port,
-                on_progress=self.note,
-            ) as server:
-                vram.watch(server.pid)
-                driven = self._drive(server)
-                if not isinstance(driven, list):
-                    return driven
-                hot = server.stop()
-                if self.gpu.virtual:
-                    if server.virtual_peak_mib is None:
-                        return NotEngaged(
-                            detail="the virtual GPU left no statistics", log_tail=server.log_tail()
-                        )
-                    vram.note_virtual(server.virtual_peak_mib)
-                refused = check_engaged(placement, hot)
-                if refused is not None:
-                    return refused.model_copy(update={"log_tail": server.log_tail()})
-                if not self.gpu.virtual and vram.peak_mib <= 0:
-                    return Rejected(
-                        detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
-                        + (f" ({vram.note})" if vram.note else "")
+        with ExitStack() as ending:
+            ending.callback(self._settle, gpu_state(self.gpu).vram_used_mib)
+            vram = ending.enter_context(VramSampler(self.gpu))
+            try:
+                server = ending.enter_context(
+                    launch(
+                        self.engine,
+                        self.model,
+                        placement,
+                        gpu=self.gpu,
+                        ceiling_mib=self.ceiling_mib,
+                        log_path=log_path,
+                        port=self.port,
+                        on_progress=self.note,
                     )
-                return measurement(
-                    driven,
-                    vram_peak_mib=vram.peak_mib,
-                    vram_source=vram.source,
-                    load_s=server.load_s,
-                    engagement=server.engagement(),
                 )
-        except LaunchFailed as failed:
-            return failed.outcome
+            except LaunchFailed as failed:
+                return failed.outcome
+            vram.watch(server.pid)
+            keep = self._keeping and placement.hot_k > 0 and not placement.fit
+            outcome = self._measure_in(server, placement, vram)
+            if keep and isinstance(outcome, Measurement) and server.alive():
+                self._kept = Kept(server, placement, vram, ending.pop_all())
+            return outcome
+
+    def _measure_kept(self, placement: Placement) -> Measurement | None:
+        """Measure in the server that was kept; None (and no server any more) when a fresh one must do it."""
+        kept = self._kept
+        if kept is None:
+            return None
+        if not needs_restart(kept.placement, placement):
+            self.note("same server, new settings")
+            try:
+                kept.server.apply(placement)
+            except ControlError as error:
+                self.note(f"a fresh server, for {error}")
+            else:
+                kept.vram.begin_again()
+                outcome = self._measure_in(kept.server, placement, kept.vram)
+                # Fewer places than asked for may be this server's history: a fresh one tells.
+                if isinstance(outcome, Measurement) and _has_its_slots(outcome, placement):
+                    self._kept = replace(kept, placement=placement)
+                    return outcome.model_copy(update={"reused_server": True})
+        self._let_go()
+        return None
+
+    def _let_go(self) -> None:
+        """Stop the server that was kept, if there is one, and wait for its VRAM."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.ending.close()
+
+    def _measure_in(self, server: Server, placement: Placement, vram: VramSampler) -> Outcome:
+        """Drive a server that is up and read what proves that it did as asked.
+
+        The device is asked for its counters; where none answers, the server ends and leaves them in a file.
+        """
+        driven = self._drive(server)
+        if not isinstance(driven, list):
+            return driven
+        if self.profile_to is not None:
+            try:
+                server.save_profile(self.profile_to)
+            except ControlError as error:
+                return NotEngaged(detail=f"no profile was saved: {error}", log_tail=server.log_tail())
+        hot = server.hot_stats() or server.stop()
+        if self.gpu.virtual:
+            if server.virtual_peak_mib is None:
+                return NotEngaged(detail="the virtual GPU left no statistics", log_tail=server.log_tail())
+            vram.note_virtual(server.virtual_peak_mib)
+        refused = check_engaged(placement, hot)
+        if refused is not None:
+            return refused.model_copy(update={"log_tail": server.log_tail()})
+        if not self.gpu.virtual and vram.peak_mib <= 0:
+            return Rejected(
+                detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
+                + (f" ({vram.note})" if vram.note else "")
+            )
+        return self._under_ceiling(
+            measurement(
+                driven,
+                vram_peak_mib=vram.peak_mib,
+                vram_source=vram.source,
+                load_s=server.load_s,
+                engagement=server.engagement(),
+                parallel=self.workload.parallel,
+            )
+        )
 
     def _drive(self, server: Server) -> list[RequestSample] | Outcome:
         begun: list[str] = []
@@ -127,11 +204,9 @@ class Bench:
                 return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
             return found
 
-    def _under_ceiling(self, outcome: Outcome) -> Outcome:
+    def _under_ceiling(self, outcome: Measurement) -> Outcome:
         """Turn a measurement above the ceiling into a rejection: an arm that cheats is no arm."""
-        peak_mib = getattr(outcome, "vram_peak_mib", None)
-        if outcome.kind != "measurement" or peak_mib is None:
-            return outcome
+        peak_mib = outcome.vram_peak_mib
         if peak_mib <= self.ceiling_mib * (1 + CEILING_TOLERANCE):
             return outcome
         return Rejected(
@@ -154,3 +229,26 @@ class Bench:
         logs = sorted(self.log_dir.glob("*.log"))
         for old in logs[: max(0, len(logs) - LOGS_KEPT)]:
             old.unlink(missing_ok=True)
+
+
+def _has_its_slots(outcome: Measurement, placement: Placement) -> bool:
+    hot = outcome.engagement.hot
+    return hot is not None and hot.slots >= placement.hot_k
+
+
+class RealServers:
+    """What measures a placement in a real llama-server, and shows what it is doing.
+
+    Args:
+        bench: measures.
+        begin: told about every placement before it is measured.
+    """
+
+    def __init__(self, bench: Bench, begin: Callable[[Placement], None]) -> None:
+        self.bench = bench
+        self._begin = begin
+
+    def __call__(self, placement: Placement) -> Outcome:
+        """Measure a placement."""
+        self._begin(placement)
+        return self.bench.measure(placement)

@@ -184,7 +184,8 @@ def prepare_for_show(config: RunConfig) -> Plan:
 
 def _workload(config: RunConfig) -> Workload:
     shorter = config.quick and not config.is_demo  # the demo is quick as it is
-    return load_workload(config.workload, scale=config.scale or (QUICK_SCALE if shorter else 1.0), seed=0)
+    scale = config.scale or (QUICK_SCALE if shorter else 1.0)
+    return load_workload(config.workload, scale=scale, seed=0, parallel=config.parallel)
 
 
 def _base(config: RunConfig, machine: Machine, workload: Workload) -> Placement:
@@ -202,7 +203,15 @@ def _base(config: RunConfig, machine: Machine, workload: Workload) -> Placement:
         load_mode=config.load_mode,
         context=config.context or max(least, 256 * math.ceil(needed / 256)),
         batch=max(2048, *config.ubatches, 0),
+        parallel=config.parallel,
+        spec_type=config.spec_type,
+        spec_ngram=config.spec_ngram or _demo_ngram(config),
     )
+
+
+def _demo_ngram(config: RunConfig) -> int | None:
+    """Return 1 for a demo that speculates: in the text of its random weights no longer n-gram repeats."""
+    return 1 if config.is_demo and config.spec_type not in ("none", "ngram-cache") else None
 
 
 def _gpu_and_ceiling(

@@ -78,6 +78,7 @@ def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str]
         plan.engine,
         plan.model.path,
         placement,
+        shape=plan.model.shape,
         port=port,
         gpu=plan.gpu,
         ceiling_mib=plan.ceiling_mib,
@@ -85,6 +86,7 @@ def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str]
     env = server_env(
         plan.engine,
         placement,
+        shape=plan.model.shape,
         gpu=plan.gpu,
         ceiling_mib=plan.ceiling_mib,
         stats_path=Path("hot-stats.json"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from hottune.engine.build import BuildOptions
-from hottune.placement import LoadMode
+from hottune.placement import LoadMode, SpecType
 from hottune.search.objective import Objective
 
 DEMO = "demo"
@@ -29,6 +29,14 @@ class RunConfig(BaseModel):
     trials: int | None = Field(default=None, ge=0, description="placements to measure after the baselines")
     replicates: int | None = Field(default=None, ge=1, description="fresh servers of each arm at the end")
     workload: str = "chat"
+    parallel: int = Field(default=1, ge=1, le=64, description="requests in flight at once")
+    spec_type: SpecType = Field(default="none", description="speculative decoding without a draft model")
+    spec_ngram: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="tokens that must repeat for a draft; None = llama.cpp's own, in the demo 1",
+    )
     scale: float | None = Field(default=None, gt=0, le=1, description="shrinks the workload's lengths")
     context: int | None = Field(default=None, ge=1, description="tokens")
     load_mode: LoadMode = LoadMode.NONE

@@ -57,7 +57,10 @@ def outcome_line(outcome: Outcome) -> str:
     if not isinstance(outcome, Measurement):
         return f"{outcome.kind.replace('_', ' ')}: {outcome.detail}"[:160]
     hits = "" if outcome.hit_rate is None else f"  hits {outcome.hit_rate:.0%}"
+    several = outcome.multi_hit_rate
+    hits += "" if several is None else f" (batches {several:.0%})"
+    same = "  (same server)" * outcome.reused_server
     return (
         f"turn {outcome.turn_s:.2f} s  decode {outcome.decode_tok_s:.1f} tok/s  "
-        f"prefill {outcome.prefill_tok_s:.0f} tok/s  VRAM {outcome.vram_peak_mib:.0f} MiB{hits}"
+        f"prefill {outcome.prefill_tok_s:.0f} tok/s  VRAM {outcome.vram_peak_mib:.0f} MiB{hits}{same}"
     )

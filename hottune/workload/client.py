@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ from hottune.outcomes import RequestSample
 from hottune.workload.facts import Request, Workload
 from hottune.workload.stream import Event, RequestFailed, error_message, read_sample
 from hottune.workload.texts import load_text
+from hottune.workload.together import together
 
 __all__ = ["RequestFailed", "drive"]
 
@@ -26,12 +30,12 @@ def drive(
     on_progress: Callable[[str], None] | None = None,
     request_timeout_s: float = 600.0,
 ) -> list[RequestSample]:
-    """Send every request of `workload`, one after another, and return one sample each.
+    """Send every request of `workload`, in its waves, and return one sample each, in order.
 
     Args:
         base_url: where llama-server listens, for example `http://127.0.0.1:8080`.
         workload: what to send.
-        on_progress: gets one line before each request (never during one: that would be measured too).
+        on_progress: gets one line before each wave (never during one: that would be measured too).
         request_timeout_s: seconds that one request may take. A server that goes silent in the middle is
             given up this long after its last byte.
 
@@ -44,28 +48,58 @@ def drive(
     timeout = httpx.Timeout(request_timeout_s, connect=min(CONNECT_TIMEOUT_S, request_timeout_s))
     # llama-server hangs up after a stream, so a kept connection would break under the next request.
     headers = {"Connection": "close"}
-    with httpx.Client(base_url=base_url, timeout=timeout, headers=headers, trust_env=False) as http:
-        prompts = [_prompt(http, request) for request in workload.requests]
-        samples = []
-        for index, (request, prompt) in enumerate(zip(workload.requests, prompts, strict=True)):
-            warmup = index < workload.warmup_requests
-            if on_progress:
-                cold = " (warm-up)" if warmup else ""
-                on_progress(
-                    f"request {index + 1} of {len(prompts)}{cold}: {request.text}, "
-                    f"{request.prompt_tokens} tokens in, {request.output_tokens} out"
-                )
-            events = _complete(http, prompt, request.output_tokens, workload.seed, request_timeout_s)
-            samples.append(
-                read_sample(
-                    events,
-                    workload=request.kind or workload.name,
-                    warmup=warmup,
-                    prompt_tokens=request.prompt_tokens,
-                    output_tokens=request.output_tokens,
-                )
+    with ExitStack() as closing:
+        clients = [
+            closing.enter_context(
+                httpx.Client(base_url=base_url, timeout=timeout, headers=headers, trust_env=False)
             )
+            for _ in range(workload.parallel)
+        ]
+        prompts = [_prompt(clients[0], request) for request in workload.requests]
+        given_up = threading.Event()
+        closing.callback(given_up.set)  # first of all: no other request of a wave goes on after a failure
+        samples: list[RequestSample] = []
+        epoch = time.perf_counter()
+        for first in range(0, len(prompts), workload.parallel):
+            wave = range(first, min(first + workload.parallel, len(prompts)))
+            if on_progress:
+                on_progress(_announcement(workload, wave))
+            jobs = [
+                partial(
+                    _complete,
+                    client,
+                    prompts[index],
+                    workload.requests[index].output_tokens,
+                    workload.seed,
+                    request_timeout_s,
+                    given_up,
+                )
+                for client, index in zip(clients, wave, strict=False)
+            ]
+            for index, (start, events) in zip(wave, together(jobs), strict=True):
+                request = workload.requests[index]
+                samples.append(
+                    read_sample(
+                        events,
+                        workload=request.kind or workload.name,
+                        warmup=index < workload.warmup_requests,
+                        prompt_tokens=request.prompt_tokens,
+                        output_tokens=request.output_tokens,
+                        started_s=start - epoch,
+                    )
+                )
     return samples
+
+
+def _announcement(workload: Workload, wave: range) -> str:
+    """Return what is told before a wave: `request 2 of 4: code-cpp, 20 tokens in, 8 out`."""
+    total = len(workload.requests)
+    cold = " (warm-up)" if wave[0] < workload.warmup_requests else ""
+    if len(wave) == 1:
+        request = workload.requests[wave[0]]
+        lengths = f"{request.prompt_tokens} tokens in, {request.output_tokens} out"
+        return f"request {wave[0] + 1} of {total}{cold}: {request.text}, {lengths}"
+    return f"requests {wave[0] + 1} to {wave[-1] + 1} of {total} at once{cold}"
 
 
 def completion_body(prompt: list[int], output_tokens: int, seed: int) -> dict[str, Any]:
@@ -88,8 +122,27 @@ def completion_body(prompt: list[int], output_tokens: int, seed: int) -> dict[st
 
 
 def _prompt(http: httpx.Client, request: Request) -> list[int]:
-    """Return the text's first `prompt_tokens` ids, counting a beginning-of-sequence token if there is one."""
-    body = {"content": load_text(request.text), "add_special": True, "parse_special": False}
+    """Return the ids of the text's part, with a beginning-of-sequence token first if the model has one.
+
+    That token counts: the prompt is exactly `prompt_tokens` long.
+    """
+    ids = _tokens(http, load_text(request.text))
+    first, last = request.offset_tokens, request.offset_tokens + request.prompt_tokens
+    if len(ids) < last:
+        raise BadSettingError(
+            f"The text '{request.text}' has {len(ids)} tokens with this model; the workload needs {last}.",
+            "Texts are never repeated: repetition would flatter a cache.",
+            "Use a smaller scale.",
+        )
+    if first == 0:
+        return ids[:last]
+    special = _tokens(http, "")[:1]  # what stands before any text
+    begin = special if special == ids[:1] else []
+    return [*begin, *ids[first + len(begin) : last]]
+
+
+def _tokens(http: httpx.Client, text: str) -> list[int]:
+    body = {"content": text, "add_special": True, "parse_special": False}
     try:
         answer = http.post("/tokenize", json=body)
     except httpx.HTTPError as error:
@@ -101,20 +154,18 @@ def _prompt(http: httpx.Client, request: Request) -> list[int]:
         raise RequestFailed(f"/tokenize gave no tokens: {answer.text[:80]!r}") from error
     if not isinstance(ids, list) or not all(type(token) is int for token in ids):
         raise RequestFailed("/tokenize gave something else than token ids")
-    if len(ids) < request.prompt_tokens:
-        raise BadSettingError(
-            f"The text '{request.text}' has {len(ids)} tokens with this model; "
-            f"the workload needs {request.prompt_tokens}.",
-            "Texts are never repeated: repetition would flatter a cache.",
-            "Use a smaller scale.",
-        )
-    return ids[: request.prompt_tokens]
+    return ids
 
 
 def _complete(
-    http: httpx.Client, prompt: list[int], output_tokens: int, seed: int, timeout_s: float
-) -> list[Event]:
-    """Send one request and return its events with their times of arrival."""
+    http: httpx.Client,
+    prompt: list[int],
+    output_tokens: int,
+    seed: int,
+    timeout_s: float,
+    given_up: threading.Event,
+) -> tuple[float, list[Event]]:
+    """Send one request; return when it started (`time.perf_counter`) and its events with their arrival."""
     events: list[Event] = []
     rest = b""
     start = time.perf_counter()
@@ -128,11 +179,13 @@ def _complete(
                 # Split at \n alone: JSON leaves other line separators inside the text as they are.
                 *lines, rest = (rest + chunk).split(b"\n")
                 events += [Event(at_s, line[5:].strip()) for line in lines if line.startswith(b"data:")]
+                if given_up.is_set():
+                    raise RequestFailed("given up, for another request failed")
                 if at_s > timeout_s:
                     raise RequestFailed(f"no end after {timeout_s:g} s, {len(events)} events", timed_out=True)
     except httpx.HTTPError as error:
         raise _failed(error, len(events)) from error
-    return events
+    return start, events
 
 
 def _require_ok(answer: httpx.Response) -> None:

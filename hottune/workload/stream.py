@@ -48,7 +48,13 @@ class _Step:
 
 
 def read_sample(
-    events: Sequence[Event], *, workload: str, warmup: bool, prompt_tokens: int, output_tokens: int
+    events: Sequence[Event],
+    *,
+    workload: str,
+    warmup: bool,
+    prompt_tokens: int,
+    output_tokens: int,
+    started_s: float = 0.0,
 ) -> RequestSample:
     """Turn the events of one request into a sample.
 
@@ -95,6 +101,9 @@ def read_sample(
         turn_s=event.at_s,
         token_ms=_gaps(steps),
         text_sha256=hashlib.sha256(json.dumps(["".join(content), token_ids]).encode()).hexdigest(),
+        started_s=started_s,
+        drafted=_count(timings, "draft_n"),
+        draft_accepted=_count(timings, "draft_n_accepted"),
     )
 
 
@@ -146,6 +155,11 @@ def _number(body: dict[str, Any], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise RequestFailed(f"an event has no number '{key}'")
     return value
+
+
+def _count(body: dict[str, Any], key: str) -> int:
+    """Return a number that the server leaves out when there is nothing to count."""
+    return int(_number(body, key)) if key in body else 0
 
 
 def _positive(body: dict[str, Any], key: str) -> float:

@@ -17,6 +17,7 @@ def measurement(
     vram_source: Literal["process", "device-change", "virtual"],
     load_s: float,
     engagement: Engagement,
+    parallel: int = 1,
 ) -> Measurement:
     """Sum up the warm requests of one server.
 
@@ -24,6 +25,17 @@ def measurement(
     decode steps, which are one fewer than the tokens: a request's first token comes out of its prompt's last
     batch, and llama-server's decode time starts there. Percentiles are over the token gaps of all warm
     requests together.
+
+    With several requests in flight, llama-server's times of each request overlap, so their sum says nothing
+    of the server. Speeds are then tokens over the client's wall-clock, wave by wave (see `Measurement`).
+
+    Args:
+        samples: of all requests, in order.
+        vram_peak_mib: of the server.
+        vram_source: where that comes from.
+        load_s: of the server.
+        engagement: of the server.
+        parallel: requests that were in flight at once; samples are waves of so many.
 
     Raises:
         ValueError: there is no warm request, or none with two tokens.
@@ -34,9 +46,16 @@ def measurement(
         raise ValueError("no warm request with at least two tokens")
     n_steps = sum(sample.output_tokens - 1 for sample in warm)
     p50, p95, p99 = (float(value) for value in np.percentile(gaps, [50, 95, 99]))
+    if parallel == 1:
+        prefill_s = sum(sample.prefill_ms for sample in warm) / 1000
+        decode_s = sum(sample.decode_ms for sample in warm) / 1000
+    else:
+        waves = [samples[first : first + parallel] for first in range(0, len(samples), parallel)]
+        times = [_wave_s(wave) for wave in waves if not wave[0].warmup]
+        prefill_s, decode_s = (sum(phase) for phase in zip(*times, strict=True))
     return Measurement(
-        prefill_tok_s=1000 * sum(s.prompt_tokens for s in warm) / sum(s.prefill_ms for s in warm),
-        decode_tok_s=1000 * n_steps / sum(s.decode_ms for s in warm),
+        prefill_tok_s=sum(sample.prompt_tokens for sample in warm) / prefill_s,
+        decode_tok_s=n_steps / decode_s,
         ttft_ms=float(np.median([sample.ttft_ms for sample in warm])),
         turn_s=float(np.mean([sample.turn_s for sample in warm])),
         token_ms_p50=p50,
@@ -48,6 +67,14 @@ def measurement(
         engagement=engagement,
         requests=list(samples),
     )
+
+
+def _wave_s(wave: Sequence[RequestSample]) -> tuple[float, float]:
+    """Return seconds from a wave's start to its last first token, and from its first token to its end."""
+    start = min(sample.started_s for sample in wave)
+    first_tokens = [sample.started_s + sample.ttft_ms / 1000 for sample in wave]
+    end = max(sample.started_s + sample.turn_s for sample in wave)
+    return max(first_tokens) - start, end - min(first_tokens)
 
 
 def same_text(one: Sequence[RequestSample], other: Sequence[RequestSample]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hottune_command import Command, require_engine
@@ -71,6 +72,67 @@ def test_the_cache_is_on_with_hot_k_and_off_without_and_the_text_is_the_same(
     assert without["hit_rate"] is None
     assert without["outcomes"][0]["engagement"]["hot"] is None
     assert with_cache["text_sha256"] == without["text_sha256"]
+
+
+def benched(command: Command, *options: str) -> dict[str, Any]:
+    ended = command.run("bench", *SMALL, *options, "--json")
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def test_requests_of_several_users_at_once_hit_the_cache_in_their_batches(command: Command) -> None:
+    several = benched(command, "--hot-k", "16", "--parallel", "4")
+    assert several["placement"]["prefill_bypass"] == 4
+    assert several["multi"]["tokens"] > several["multi"]["blocks"] > 0
+    assert several["multi"]["hits"] > 0
+    samples = several["outcomes"][0]["requests"]
+    assert len(samples) == 12
+    assert sum(sample["warmup"] for sample in samples) == 4
+    assert len(set(several["text_sha256"])) == 12, "everybody asks something else"
+    starts = [sample["started_s"] for sample in samples]
+    ends = [sample["started_s"] + sample["turn_s"] for sample in samples]
+    assert max(starts[4:8]) < min(ends[4:8]), "all four of a wave are in flight at once"
+
+
+def test_a_draft_without_a_model_goes_through_the_cache_as_one_batch(command: Command) -> None:
+    # A fresh prompt of more than 49 tokens does not: what is in those batches is drafts.
+    run = benched(command, "--hot-k", "16", "--spec-type", "ngram-simple", "--scale", "0.5")
+    assert run["drafts"]["drafted"] > 0
+    assert run["multi"]["hits"] > 0
+    plain = benched(command, "--hot-k", "16", "--scale", "0.5")
+    assert plain["drafts"]["drafted"] == 0
+    assert run["text_sha256"] == plain["text_sha256"]
+
+
+def test_fit_places_the_rest_beside_the_cache(command: Command) -> None:
+    run = benched(command, "--fit", "--hot-k", "12")
+    engagement = run["outcomes"][0]["engagement"]
+    assert engagement["fit"]["overrides"], "some layers have their experts in RAM"
+    assert engagement["hot"]["hits"] > 0
+    assert engagement["hot"]["slots"] >= 12, "the budget of all layers, spread over those that fit left"
+    assert engagement["hot"]["layers"] < 6
+    assert run["vram_peak_mib"] <= 1.02 * run["ceiling_mib"]
+
+
+def test_fit_that_leaves_nothing_to_cache_is_not_engaged(command: Command) -> None:
+    ended = command.run("bench", *SMALL, "--fit", "--hot-k", "2", "--vram", "500MiB", "--json")
+    assert ended.returncode == 32
+    assert "nothing to cache" in json.loads(ended.stdout)["outcomes"][0]["detail"]
+
+
+def test_a_saved_profile_fills_the_next_cache_first(command: Command) -> None:
+    profile = command.folder / "uses.json"
+    benched(command, "--hot-k", "16", "--save-profile", str(profile))
+    saved = profile.read_bytes()
+    cold = benched(command, "--hot-k", "16", "--policy", "lru")
+    seeded = benched(command, "--hot-k", "16", "--policy", "static", "--profile", str(profile))
+    assert seeded["hit_rate"] > 0
+    hot = seeded["outcomes"][0]["engagement"]["hot"]
+    assert hot["uploads"] == 16 * hot["layers"], "once each, and they stay"
+    assert hot["policy"] == "static"
+    assert cold["outcomes"][0]["engagement"]["hot"]["evictions"] > 0
+    assert profile.read_bytes() == saved, "a server gets a copy"
 
 
 def test_a_device_that_cannot_be_loaded_is_never_a_measurement(

@@ -10,7 +10,7 @@ import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -28,7 +28,7 @@ from hottune.machine.probe import virtual_gpu
 from hottune.models.resolve import resolve_model
 from hottune.models.shape import ModelFile
 from hottune.outcomes import Crashed, Engagement, HotStats, NotEngaged, OutOfMemory
-from hottune.placement import KvType, LoadMode, Placement
+from hottune.placement import KvType, LoadMode, Placement, SpecType
 
 pytestmark = pytest.mark.real
 PROMPT = "A tired traveller counts the lamps along the harbour and writes their number down."
@@ -115,10 +115,18 @@ def needs(engine: EngineBuild, demo: ModelFile, tmp_path_factory: pytest.TempPat
 def test_every_flag_that_hottune_passes_exists_in_this_build(bench: Bench) -> None:
     helped = subprocess.run([bench.build.llama_server, "--help"], capture_output=True, text=True, check=True)
     known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", helped.stdout))
-    for one in (bench.placement(), bench.placement(fit=True)):
+    speculating = [bench.placement(spec_type=kind, spec_ngram=4) for kind in get_args(SpecType)]
+    for one in (bench.placement(), bench.placement(fit=True), *speculating):
         for gpu in (None, virtual_gpu(64)):
             argv = server_argv(
-                bench.build, bench.model.path, one, port=1, gpu=gpu, ceiling_mib=64, no_warmup=True
+                bench.build,
+                bench.model.path,
+                one,
+                shape=bench.model.shape,
+                port=1,
+                gpu=gpu,
+                ceiling_mib=64,
+                no_warmup=True,
             )
             flags = {word for word in argv[1:] if re.match(r"--?[a-z]", word)}
             assert flags <= known
@@ -181,6 +189,7 @@ def test_what_fit_chose_is_read_so_exactly_that_it_can_be_repeated_by_hand(
         bench.build,
         bench.model.path,
         bench.placement(fit=True),
+        shape=bench.model.shape,
         port=free_port(),
         gpu=gpu,
         ceiling_mib=gpu.vram_total_mib,
@@ -190,6 +199,7 @@ def test_what_fit_chose_is_read_so_exactly_that_it_can_be_repeated_by_hand(
     env = server_env(
         bench.build,
         bench.placement(),
+        shape=bench.model.shape,
         gpu=gpu,
         ceiling_mib=gpu.vram_total_mib,
         stats_path=bench.folder / "by-hand.json",

@@ -5,29 +5,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_builder import REAL_GPU, VIRTUAL_GPU, engine_build, placement
+from engine_builder import REAL_GPU, VIRTUAL_GPU, engine_build, model_file, placement
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.engine.argv import child_environment, fit_target_mib, server_argv, server_env, shell_command
 from hottune.engine.facts import Backend
 from hottune.machine.facts import Gpu
-from hottune.placement import KvType, LoadMode, Placement
+from hottune.placement import KvType, LoadMode, Placement, SpecType
+from hottune.units import MIB
 
+#: 4 layers x 32 experts, 2 MiB an expert.
+SHAPE = model_file(Path("/m/x.gguf")).shape.model_copy(update={"layer_expert_bytes": (32 * 2 * MIB,) * 4})
 PLACEMENT_FLAGS = {"-ngl", "-ncmoe", "-cmoe", "-ot", "-ts"}
 
 
 def argv_of(one: Placement, gpu: Gpu | None = VIRTUAL_GPU, ceiling_mib: float = 64, **more: Any) -> list[str]:
     return server_argv(
-        engine_build(), Path("/m/x.gguf"), one, port=1234, gpu=gpu, ceiling_mib=ceiling_mib, **more
+        engine_build(),
+        Path("/m/x.gguf"),
+        one,
+        shape=SHAPE,
+        port=1234,
+        gpu=gpu,
+        ceiling_mib=ceiling_mib,
+        **more,
     )
 
 
 def env_of(
-    one: Placement, gpu: Gpu | None = VIRTUAL_GPU, backend: Backend = Backend.CPU, ceiling_mib: float = 64
+    one: Placement,
+    gpu: Gpu | None = VIRTUAL_GPU,
+    backend: Backend = Backend.CPU,
+    ceiling_mib: float = 64,
+    **more: Any,
 ) -> dict[str, str]:
+    stats = Path("/t/stats.json")
     build = engine_build(backend=backend)
-    return server_env(build, one, gpu=gpu, ceiling_mib=ceiling_mib, stats_path=Path("/t/stats.json"))
+    return server_env(build, one, shape=SHAPE, gpu=gpu, ceiling_mib=ceiling_mib, stats_path=stats, **more)
 
 
 def value(argv: list[str], flag: str) -> str:
@@ -50,7 +65,7 @@ def test_every_arm_but_fit_states_its_whole_placement(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize("gpu", [REAL_GPU, VIRTUAL_GPU, None])
 def test_the_fit_arm_states_no_placement_but_the_same_context(gpu: Gpu | None) -> None:
-    argv = argv_of(placement(fit=True, n_cpu_moe=9, hot_k=9), gpu)
+    argv = argv_of(placement(fit=True, n_cpu_moe=9), gpu)
     assert PLACEMENT_FLAGS.isdisjoint(argv)
     assert value(argv, "-fit") == "on"
     assert value(argv, "-c") == "1024"
@@ -65,6 +80,44 @@ def test_fit_on_a_real_gpu_leaves_all_above_the_ceiling_free_and_room_to_grow() 
 
 def test_fit_on_the_virtual_gpu_needs_almost_no_margin_since_the_cap_is_the_ceiling() -> None:
     assert 0 < fit_target_mib(VIRTUAL_GPU, 64) <= 4
+
+
+@pytest.mark.parametrize("gpu", [REAL_GPU, VIRTUAL_GPU])
+def test_fit_leaves_room_for_a_cache_and_the_device_gets_exactly_that(gpu: Gpu) -> None:
+    plain, cached = placement(fit=True), placement(fit=True, hot_k=9)
+    more = int(value(argv_of(cached, gpu), "--fit-target")) - int(value(argv_of(plain, gpu), "--fit-target"))
+    assert more == 9 * 4 * 2
+    env = env_of(cached, gpu, Backend.CUDA)
+    assert env["GGML_HOT_MIB"] == "72"
+    assert "GGML_HOT_K" not in env, "the budget replaces the number of experts a layer"
+
+
+def test_each_parallel_slot_gets_the_whole_context_since_llama_cpp_divides_it() -> None:
+    argv = argv_of(placement(parallel=4))
+    assert (value(argv, "-c"), value(argv, "-np")) == ("4096", "4")
+
+
+@pytest.mark.parametrize("kind", ["ngram-simple", "ngram-map-k", "ngram-map-k4v"])
+def test_the_length_of_a_draft_is_always_said(kind: SpecType) -> None:
+    argv = argv_of(placement(spec_type=kind))
+    assert value(argv, "--spec-type") == kind
+    assert value(argv, f"--spec-{kind}-size-m") == "48"
+    assert f"--spec-{kind}-size-n" not in argv
+    assert value(argv_of(placement(spec_type=kind, spec_ngram=3)), f"--spec-{kind}-size-n") == "3"
+
+
+def test_a_draft_of_ngram_mod_is_never_asked_to_be_longer_than_its_maximum() -> None:
+    argv = argv_of(placement(spec_type="ngram-mod", parallel=4, spec_ngram=8))
+    assert value(argv, "--spec-ngram-mod-n-max") == "15"
+    assert value(argv, "--spec-ngram-mod-n-min") == "15"
+    assert value(argv, "--spec-ngram-mod-n-match") == "8"
+
+
+def test_without_speculation_no_flag_of_it_is_passed() -> None:
+    assert not [word for word in argv_of(placement()) if word.startswith("--spec")]
+    assert [word for word in argv_of(placement(spec_type="ngram-cache")) if word.startswith("--spec")] == [
+        "--spec-type"
+    ]
 
 
 def test_without_a_gpu_everything_stays_on_the_cpu_and_weights_are_not_repacked() -> None:
@@ -109,7 +162,7 @@ def test_warm_up_is_skipped_only_when_asked() -> None:
 
 
 def test_without_a_cache_and_without_a_virtual_gpu_the_library_is_not_named_at_all() -> None:
-    for one in (placement(hot_k=0), placement(fit=True, hot_k=8)):
+    for one in (placement(hot_k=0), placement(fit=True)):
         env = env_of(one, REAL_GPU, Backend.CUDA)
         assert not [name for name in env if name.startswith("GGML_")]
 
@@ -121,7 +174,21 @@ def test_a_cache_names_the_library_and_all_its_settings() -> None:
     assert env["GGML_HOT_INTERVAL"] == "80"
     assert env["GGML_HOT_BYPASS"] == "4"
     assert env["GGML_HOT_STATS"] == "/t/stats.json"
-    assert "GGML_HOT_VGPU_MIB" not in env
+    assert env["GGML_HOT_POLICY"] == "window"
+    assert env["GGML_HOT_UPLOAD_MIB"] == "128"
+    assert {"GGML_HOT_VGPU_MIB", "GGML_HOT_MIB", "GGML_HOT_SHARED", "GGML_HOT_PROFILE"}.isdisjoint(env)
+
+
+def test_every_setting_of_the_cache_reaches_the_device() -> None:
+    one = placement(
+        hot_k=8, policy="lru", shared_budget=True, upload_mib=32, hot_profile=Path("/p/uses.json")
+    )
+    env = env_of(one)
+    assert env["GGML_HOT_POLICY"] == "lru"
+    assert env["GGML_HOT_SHARED"] == "1"
+    assert env["GGML_HOT_UPLOAD_MIB"] == "32"
+    assert env["GGML_HOT_PROFILE"] == "/p/uses.json"
+    assert env_of(one, profile_path=Path("/t/copy.json"))["GGML_HOT_PROFILE"] == "/t/copy.json"
 
 
 def test_the_cache_may_never_break_the_ceiling_of_a_larger_card() -> None:
@@ -136,7 +203,7 @@ def test_the_virtual_gpu_has_the_ceiling_as_its_memory_with_or_without_a_cache()
     assert plain["GGML_HOT_VGPU_MIB"] == "60"
     assert plain["GGML_HOT_K"] == "0"
     assert plain["GGML_BACKEND_PATH"] == "/engine/libggml-hot.so"
-    assert env_of(placement(fit=True, hot_k=5), VIRTUAL_GPU)["GGML_HOT_K"] == "0"
+    assert env_of(placement(fit=True), VIRTUAL_GPU)["GGML_HOT_K"] == "0"
 
 
 def test_the_chosen_card_alone_is_visible_and_a_virtual_one_hides_all_real_ones() -> None:

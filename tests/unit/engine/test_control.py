@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hottune.engine import control
+from hottune.placement import LIVE_FIELDS, Placement
 
 STATS: dict[str, Any] = {
     "version": 1,
@@ -50,6 +52,47 @@ def test_a_virtual_gpu_without_a_cache_has_a_peak_but_no_counters() -> None:
     assert stats.virtual_peak_mib == 1
 
 
+def test_the_counters_of_a_complete_device_are_all_read() -> None:
+    layer = {"name": "blk.0.ffn_up_exps.weight", "hits": 300, "misses": 100, "evictions": 4}
+    times = {"submit": 1.0, "cold": 2.0, "wait": 3.0, "swap": 4.0}
+    layer |= {"slots": 7, "uploads": 38, "uploaded_bytes": 4202496, "time_us": times}
+    added = {
+        "policy": "lru",
+        "hysteresis": 1,
+        "shared_budget": True,
+        "budget_mib": 3.4,
+        "upload_mib": 128,
+        "evictions": 4,
+        "multi": {"blocks": 10, "tokens": 40, "hits": 90, "misses": 30},
+        "devices": [{"name": "VGPU0", "layers": 2, "slots": 12, "cache_bytes": 3538944}],
+        "layer": [layer, layer | {"slots": 5}],
+        "slots": 6.4,
+        "trace": {"on": False, "tokens": 0, "bytes": 0},
+        "vgpus": [STATS["vgpu"]],
+    }
+    hot = control.parse(json.dumps(STATS | added)).hot
+    assert hot is not None
+    assert hot.multi_hit_rate == 0.75
+    assert (hot.multi_blocks, hot.multi_tokens) == (10, 40)
+    assert (hot.slots, hot.layer_slots, hot.evictions) == (6, [7, 5], 4)
+    assert (hot.policy, hot.shared_budget) == ("lru", True)
+    assert [(one.name, one.slots) for one in hot.devices] == [("VGPU0", 12)]
+
+
+def test_an_older_device_has_none_of_the_later_counters() -> None:
+    hot = control.parse(json.dumps(STATS)).hot
+    assert hot is not None
+    assert hot.multi_hit_rate is None
+    assert (hot.policy, hot.layer_slots, hot.devices) == ("", [], [])
+
+
+def test_fewer_places_than_layers_are_still_places() -> None:
+    few = STATS | {"slots": 0, "layer": [{"hits": 1, "misses": 1, "slots": n} for n in (1, 0, 0, 0)]}
+    none = STATS | {"slots": 0, "layer": [{"hits": 1, "misses": 1, "slots": 0}]}
+    slots = [stats.hot.slots for one in (few, none) if (stats := control.parse(json.dumps(one))).hot]
+    assert slots == [1, 0]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -62,6 +105,8 @@ def test_a_virtual_gpu_without_a_cache_has_a_peak_but_no_counters() -> None:
         json.dumps(STATS | {"hits": None}),
         json.dumps(STATS | {"layer": [7]}),
         json.dumps(STATS | {"vgpu": {"used_bytes": 1}}),
+        json.dumps(STATS | {"multi": 3}),
+        json.dumps(STATS | {"devices": [{"name": "CUDA0"}]}),
     ],
 )
 def test_what_is_not_the_devices_answer_is_refused(text: str) -> None:
@@ -91,7 +136,7 @@ def serve_once(path: Path, answer: bytes | None) -> tuple[threading.Thread, list
 
     def run() -> None:
         with listener, listener.accept()[0] as connection:
-            heard.append(connection.recv(100))
+            heard.append(connection.recv(1000))
             if answer is not None:
                 connection.sendall(answer)
             else:
@@ -116,3 +161,81 @@ def test_a_device_that_hangs_is_given_up_on(tmp_path: Path) -> None:
     thread, _ = serve_once(tmp_path / "hot.sock", None)
     assert control.ask(tmp_path / "hot.sock", timeout_s=0.1) is None
     thread.join(5)
+
+
+def hot(**changes: Any) -> Placement:
+    return Placement(**({"n_cpu_moe": 2, "hot_k": 8, "threads": 1} | changes))
+
+
+def test_only_what_changes_is_set_and_by_the_devices_own_names(tmp_path: Path) -> None:
+    thread, heard = serve_once(tmp_path / "hot.sock", json.dumps(STATS).encode() + b"\n")
+    new = hot(hot_k=6, policy="lru", shared_budget=True, prefill_bypass=8, rebalance_interval=20)
+    control.set_live(tmp_path / "hot.sock", hot(), new)
+    thread.join(5)
+    assert json.loads(heard[0]) == {
+        "cmd": "set",
+        "k": 6,
+        "interval": 20,
+        "policy": "lru",
+        "shared_budget": True,
+        "bypass": 8,
+    }
+
+
+def test_every_live_field_has_its_name_in_the_protocol() -> None:
+    assert set(control.LIVE_KEYS) == LIVE_FIELDS
+
+
+def test_without_a_change_the_device_is_not_asked(tmp_path: Path) -> None:
+    control.set_live(tmp_path / "nobody.sock", hot(), hot())
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (control.reset, {"cmd": "reset"}),
+        (
+            lambda at: control.save_profile(at, Path("/p/x.json")),
+            {"cmd": "save_profile", "path": "/p/x.json"},
+        ),
+        (lambda at: control.start_trace(at, Path("/p/t")), {"cmd": "start_trace", "path": "/p/t"}),
+        (
+            lambda at: control.start_trace(at, Path("/p/t"), weights=True),
+            {"cmd": "start_trace", "path": "/p/t", "weights": True},
+        ),
+        (control.stop_trace, {"cmd": "stop_trace"}),
+    ],
+)
+def test_requests_are_the_protocols_and_anything_but_ok_is_an_error(
+    tmp_path: Path, call: Callable[[Path], None], line: dict[str, object]
+) -> None:
+    thread, heard = serve_once(tmp_path / "ok.sock", b'{"ok":true}\n')
+    call(tmp_path / "ok.sock")
+    thread.join(5)
+    assert json.loads(heard[0]) == line
+    serve_once(tmp_path / "other.sock", json.dumps(STATS).encode() + b"\n")
+    with pytest.raises(control.ControlError, match="answered"):
+        call(tmp_path / "other.sock")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b'{"error":"interval: 1..1000000"}\n', r"refused .*interval: 1\.\.1000000"),
+        (b"nonsense\n", "not JSON"),
+        (b"[]\n", "no object"),
+        (b"", "not JSON"),
+    ],
+)
+def test_an_error_of_the_device_is_told(tmp_path: Path, answer: bytes, said: str) -> None:
+    serve_once(tmp_path / "hot.sock", answer)
+    with pytest.raises(control.ControlError, match=said):
+        control.request(tmp_path / "hot.sock", {"cmd": "set", "interval": 0})
+
+
+def test_a_device_that_is_gone_or_hangs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(control.ControlError, match="does not answer"):
+        control.reset(tmp_path / "no.sock")
+    serve_once(tmp_path / "hot.sock", None)
+    with pytest.raises(control.ControlError, match="does not answer"):
+        control.request(tmp_path / "hot.sock", {"cmd": "reset"}, timeout_s=0.1)

@@ -16,7 +16,9 @@ import observed_logs as observed
 import pytest
 from engine_builder import REAL_GPU, VIRTUAL_GPU, engine_build, model_file, placement
 
+from hottune.engine import control
 from hottune.engine import server as engine_server
+from hottune.engine.control import ControlError
 from hottune.engine.engaged import check_engaged, check_loaded
 from hottune.engine.loadlog import parse
 from hottune.engine.server import LaunchFailed, LlamaCppEngine, Server, free_port, launch
@@ -129,6 +131,66 @@ def test_the_counters_written_at_the_end_come_back_from_stop(bench: Bench) -> No
         assert server.virtual_peak_mib == 5
         assert server.engagement().hot == stats
         assert server.hot_stats() == stats
+
+
+def test_a_running_server_turns_to_another_placement_through_the_devices_socket(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, object]] = []
+
+    def answer(path: Path, what: dict[str, object], **_: object) -> dict[str, object]:
+        told.append(what)
+        return COUNTERS | {"ok": True}
+
+    monkeypatch.setattr(control, "request", answer)
+    one = placement(hot_k=8)
+    with bench.launch(bench.healthy(observed.HOT), one, VIRTUAL_GPU) as server:
+        server.apply(one.model_copy(update={"hot_k": 4}))
+        server.apply(one.model_copy(update={"hot_k": 4, "policy": "lru"}))
+        assert told == [
+            {"cmd": "set", "k": 0},
+            {"cmd": "set", "k": 4},
+            {"cmd": "reset"},
+            {"cmd": "set", "k": 0},
+            {"cmd": "set", "k": 4, "policy": "lru"},
+            {"cmd": "reset"},
+        ]
+        assert server.engagement().hot is None, (
+            "what was counted before the change is not the new placement's"
+        )
+        hot = server.hot_stats()
+        assert hot is not None
+        assert server.engagement().hot == hot
+        assert server.virtual_peak_mib == 5
+
+
+@pytest.mark.parametrize("change", [{"hot_k": 0}, {"n_cpu_moe": 2}, {"fit": True}, {"ubatch": 64}])
+def test_a_change_that_needs_a_restart_is_refused(bench: Bench, change: dict[str, int]) -> None:
+    one = placement(hot_k=8)
+    with (
+        bench.launch(bench.healthy(observed.HOT), one, VIRTUAL_GPU) as server,
+        pytest.raises(ControlError, match="needs a restart"),
+    ):
+        server.apply(one.model_copy(update=change))
+
+
+def test_a_profile_is_copied_so_that_the_device_cannot_change_it(bench: Bench) -> None:
+    profile = bench.folder / "uses.json"
+    profile.write_text("{}")
+    with bench.launch(
+        bench.healthy(observed.HOT), placement(hot_k=8, hot_profile=profile), VIRTUAL_GPU
+    ) as server:
+        copied = Path(server.env["GGML_HOT_PROFILE"])
+        assert copied != profile
+        assert copied.read_text() == "{}"
+    assert profile.exists()
+
+
+def test_a_profile_that_is_not_there_is_not_engaged(bench: Bench) -> None:
+    one = placement(hot_k=8, hot_profile=bench.folder / "none.json")
+    outcome = bench.failure(bench.healthy(observed.HOT), one, VIRTUAL_GPU)
+    assert isinstance(outcome, NotEngaged)
+    assert "none.json" in outcome.detail
 
 
 def test_an_exception_inside_the_context_stops_the_server_too(bench: Bench) -> None:
@@ -317,6 +379,11 @@ def test_a_bigger_model_gets_more_time_to_load(bench: Bench) -> None:
 # --- what the load log must prove -----------------------------------------------------------------------
 
 
+READY = "\n0.00.001.000 I ggml_hot: device ready: K=8 interval=60 bypass=1 cache device=VGPU0\n"
+FIT_HOT, FIT_ALL_HOT = observed.FIT_PARTLY + READY, observed.FIT_ALL + READY
+SPECULATING = "\n0.00.220.974 I srv    load_model: speculative decoding context initialized\n"
+
+
 @pytest.mark.parametrize(
     ("log", "one", "gpu"),
     [
@@ -326,6 +393,8 @@ def test_a_bigger_model_gets_more_time_to_load(bench: Bench) -> None:
         (observed.FIT_PARTLY, placement(fit=True), VIRTUAL_GPU),
         (observed.FIT_ALL, placement(fit=True), VIRTUAL_GPU),
         ("", placement(), None),
+        (FIT_HOT, placement(fit=True, hot_k=8), VIRTUAL_GPU),
+        (observed.HOT + SPECULATING, placement(spec_type="ngram-mod"), VIRTUAL_GPU),
     ],
 )
 def test_what_took_effect_is_engaged(log: str, one: Placement, gpu: Gpu | None) -> None:
@@ -349,6 +418,9 @@ def test_what_took_effect_is_engaged(log: str, one: Placement, gpu: Gpu | None) 
             VIRTUAL_GPU,
             "no layer",
         ),
+        (observed.FIT_PARTLY, placement(fit=True, hot_k=8), VIRTUAL_GPU, "device ready"),
+        (FIT_ALL_HOT, placement(fit=True, hot_k=8), VIRTUAL_GPU, "nothing to cache"),
+        (observed.HOT, placement(spec_type="ngram-mod"), VIRTUAL_GPU, "speculative decoding (ngram-mod)"),
     ],
 )
 def test_what_did_not_take_effect_is_named(log: str, one: Placement, gpu: Gpu | None, detail: str) -> None:
@@ -374,4 +446,10 @@ def test_a_cache_with_still_counters_no_places_or_no_statistics_is_not_engaged()
 
 def test_an_arm_without_a_cache_needs_no_counters() -> None:
     assert check_engaged(placement(hot_k=0), None) is None
-    assert check_engaged(placement(hot_k=8, fit=True), None) is None
+    assert check_engaged(placement(fit=True), None) is None
+
+
+def test_a_cache_beside_fit_needs_its_counters_too() -> None:
+    assert check_engaged(placement(hot_k=8, fit=True), stats()) is None
+    for one in (stats(hits=0, misses=0), stats(slots=0), None):
+        assert check_engaged(placement(hot_k=8, fit=True), one) is not None

@@ -48,6 +48,24 @@ def test_the_peak_is_the_processs_highest_use_not_its_last(card: fake.FakeGpu) -
     assert sampler.source == "process"
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_server_that_goes_on_is_sampled_anew_from_the_same_baseline(
+    card: fake.FakeGpu, hidden: bool
+) -> None:
+    with VramSampler(GPU, interval_s=0.002) as sampler:
+        sampler.watch(os.getpid())
+        for used in (700, 300):
+            card.processes = [] if hidden else [(os.getpid(), used * MIB)]
+            card.used = (1024 + used) * MIB
+            sampled(sampler)
+            if used == 700:
+                assert sampler.peak_mib == 700
+        sampler.begin_again()
+        sampled(sampler)
+        assert sampler.peak_mib == 300
+        assert sampler.source == ("device-change" if hidden else "process")
+
+
 def test_children_of_the_server_count_with_it(card: fake.FakeGpu) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -105,5 +123,8 @@ def test_the_virtual_gpus_peak_is_the_one_it_counted_itself() -> None:
         assert sampler.peak_mib == 0
         sampler.note_virtual(41.5)
         sampler.note_virtual(40)
-    assert sampler.source == "virtual"
-    assert sampler.peak_mib == 41.5
+        assert sampler.source == "virtual"
+        assert sampler.peak_mib == 41.5
+        sampler.begin_again()
+        sampler.note_virtual(7)
+    assert sampler.peak_mib == 7

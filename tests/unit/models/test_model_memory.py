@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from gguf_builder import shape
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,15 @@ def test_every_part_has_its_place() -> None:
 def test_quantized_kv_takes_about_half() -> None:
     q8 = ALL_CPU.model_copy(update={"kv_type_k": KvType.Q8_0, "kv_type_v": KvType.Q8_0})
     assert estimate(SHAPE, q8).vram_kv_mib / estimate(SHAPE, ALL_CPU).vram_kv_mib == 34 / 32 / 2
+
+
+def test_every_parallel_slot_has_a_whole_context_and_a_row_of_logits_for_each_token_of_its_draft() -> None:
+    four = ALL_CPU.model_copy(update={"parallel": 4})
+    drafting = ALL_CPU.model_copy(update={"spec_type": "ngram-cache"})
+    one, logits_mib = estimate(SHAPE, ALL_CPU), SHAPE.n_vocab * 4 / 2**20
+    assert estimate(SHAPE, four).vram_kv_mib == 4 * one.vram_kv_mib
+    more = [estimate(SHAPE, tried).vram_compute_mib - one.vram_compute_mib for tried in (four, drafting)]
+    assert more == pytest.approx([3 * logits_mib, 8 * logits_mib])
 
 
 def test_dense_layers_take_no_cache() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +19,8 @@ from simulated import (
 
 from hottune.errors import CeilingTooSmallError
 from hottune.outcomes import HotStats, OutOfMemory, Rejected
-from hottune.placement import Placement
-from hottune.search.space import Space, plan
+from hottune.placement import Placement, needs_restart
+from hottune.search.space import DEFAULT_INTERVAL, Space, plan
 
 
 def space(ceiling_mib: float = CEILING_MIB, ubatches: tuple[int, ...] = (256, 512)) -> Space:
@@ -37,7 +40,7 @@ class Draws:
     def suggest_float(self, name: str, low: float, high: float) -> float:
         return self.data.draw(st.floats(low, high), label=name)
 
-    def suggest_categorical(self, name: str, choices: tuple[int, ...]) -> int:
+    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
         return self.data.draw(st.sampled_from(choices), label=name)
 
 
@@ -66,10 +69,10 @@ def test_parameters_lead_back_to_a_sampled_placement(data: st.DataObject, ceilin
             return int(value)
 
         def suggest_float(self, name: str, low: float, high: float) -> float:
-            return tried.parameters(placement)[name]
+            return float(tried.parameters(placement)[name])
 
-        def suggest_categorical(self, name: str, choices: tuple[int, ...]) -> int:
-            return int(tried.parameters(placement)[name])
+        def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
+            return tried.parameters(placement)[name]
 
     again = tried.sample(Same(data))
     assert again is not None
@@ -82,7 +85,24 @@ def test_every_placement_of_the_grid_fits_and_none_repeats(ceiling_mib: float, q
     grid = space(ceiling_mib).grid(256, quick=quick)
     assert all(need_mib(placement) <= ceiling_mib for placement in grid)
     assert len(set(grid)) == len(grid)
-    assert len(grid) <= (5 if quick else 8)
+    assert len(grid) <= (5 if quick else 9)
+
+
+def test_the_grid_begins_with_what_one_server_can_serve_without_a_restart() -> None:
+    grid = space().grid(512)
+    restarts = [needs_restart(one, other) for one, other in pairwise(grid)]
+    assert len(grid) == 9
+    assert restarts == [False] * 4 + [True] * 4
+    assert "lru" in {placement.policy for placement in grid}
+
+
+@given(data=st.data())
+def test_an_interval_is_drawn_only_where_it_means_something(data: st.DataObject) -> None:
+    placement = space().sample(Draws(data))
+    assert placement is not None
+    if placement.policy == "lru":
+        assert placement.rebalance_interval == DEFAULT_INTERVAL
+        assert "rebalance_interval" not in space().parameters(placement)
 
 
 def test_the_largest_cache_is_exactly_the_largest_that_fits() -> None:

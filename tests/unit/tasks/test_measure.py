@@ -28,6 +28,10 @@ class FakeServer:
         self.hot = hot
         self.virtual_peak_mib = peak_mib
         self.stopped = False
+        self.silent = False
+
+    def hot_stats(self) -> HotStats | None:
+        return None if self.silent else self.hot
 
     def stop(self) -> HotStats | None:
         self.stopped = True
@@ -109,6 +113,15 @@ def test_a_launch_that_failed_ends_as_its_outcome(measured: Callable[..., Outcom
 def test_a_cache_that_left_no_counters_is_not_engaged(measured: Callable[..., Outcome]) -> None:
     outcome = measured(hot_k=4, server=FakeServer(hot=None))
     assert outcome.kind == "not_engaged"
+
+
+def test_a_cache_that_does_not_answer_is_read_from_its_file(measured: Callable[..., Outcome]) -> None:
+    server = FakeServer(HOT)
+    server.silent = True
+    outcome = measured(hot_k=4, server=server)
+    assert isinstance(outcome, Measurement)
+    assert outcome.hit_rate == 0.75
+    assert server.stopped
 
 
 def test_a_virtual_gpu_without_a_peak_is_not_engaged(measured: Callable[..., Outcome]) -> None:

@@ -27,7 +27,11 @@ class FakeServer:
         self.piece = "wörd\u2028 "  # holds a line separator that is none of HTTP's
         self.split_writes = False  # break every event in the middle
         self.token_delay_s = 0.0
+        self.begin = [1]  # what stands before any text
+        self.fails_alone: int | None = None  # which request is refused, counted from 1
         self.requests: list[dict[str, Any]] = []
+        self.at_once = self.most_at_once = 0  # requests being answered
+        self._lock = threading.Lock()
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"fake": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -84,15 +88,23 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
             n_words = len(body["content"].split())
-            answer = self.fake.tokenize_answer or {"tokens": [1, *range(100, 100 + n_words)]}
+            answer = self.fake.tokenize_answer or {"tokens": [*self.fake.begin, *range(100, 100 + n_words)]}
             self._json(self.fake.tokenize_status, answer)
             return
-        self.fake.requests.append(body)
-        if self.fake.completion_status != 200:
-            error = {"error": {"code": self.fake.completion_status, "message": "out of slots"}}
-            self._json(self.fake.completion_status, error)
-            return
-        self._stream(body)
+        with self.fake._lock:
+            self.fake.requests.append(body)
+            number = len(self.fake.requests)
+            self.fake.at_once += 1
+            self.fake.most_at_once = max(self.fake.most_at_once, self.fake.at_once)
+        try:
+            if self.fake.completion_status != 200 or number == self.fake.fails_alone:
+                status = self.fake.completion_status if self.fake.completion_status != 200 else 503
+                self._json(status, {"error": {"code": status, "message": "out of slots"}})
+            else:
+                self._stream(body)
+        finally:
+            with self.fake._lock:
+                self.fake.at_once -= 1
 
     def _json(self, status: int, answer: Any) -> None:
         data = json.dumps(answer).encode()
@@ -108,12 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         while self.fake.ping_forever and not self.fake._released.wait(0.01):
             self._chunk(b":\n\n")
+        self.gone = False
         for event in self.fake.events(body):
             data = event.encode() + b"\n\n"
             middle = len(data) // 2 if self.fake.split_writes else len(data)
             for part in (data[:middle], data[middle:]):
                 if part:
                     self._chunk(part)
+            if self.gone:
+                break
         self.close_connection = True
         if self.fake.stop_after is None:
             self._chunk(b"")
@@ -124,3 +139,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         except OSError:  # the client gave up, as some tests want it to
             self.fake.ping_forever = False
+            self.gone = True

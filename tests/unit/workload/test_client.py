@@ -76,6 +76,77 @@ def test_progress_is_told_between_requests_only(server: FakeServer) -> None:
     ]
 
 
+def parallel_workload(parallel: int = 3) -> Workload:
+    lengths = {"kind": "document", "prompt_tokens": 20, "output_tokens": 8}
+    requests = [Request(text="bridges", offset_tokens=20 * index, **lengths) for index in range(2 * parallel)]
+    return make_workload("waves", requests, warmup_requests=parallel, parallel=parallel)
+
+
+def test_a_wave_is_in_flight_at_once_and_the_next_waits_for_all_of_it(server: FakeServer) -> None:
+    server.token_delay_s = 0.02
+    samples = drive(server.base_url, parallel_workload())
+    assert server.most_at_once == 3
+    assert [sample.warmup for sample in samples] == [True] * 3 + [False] * 3
+    first, second = samples[:3], samples[3:]
+    assert max(one.started_s for one in first) < min(one.started_s + one.turn_s for one in first)
+    assert min(one.started_s for one in second) >= max(one.started_s + one.turn_s for one in first)
+
+
+def test_samples_of_a_wave_are_in_the_order_of_its_requests(server: FakeServer) -> None:
+    samples = drive(server.base_url, parallel_workload())
+    sent = sorted(tuple(request["prompt"]) for request in server.requests)
+    assert len(set(sent)) == len(samples) == 6, "no prompt is sent twice"
+
+
+def test_a_later_part_of_a_text_begins_as_a_text_does(server: FakeServer) -> None:
+    drive(server.base_url, parallel_workload(parallel=1))
+    assert [request["prompt"] for request in server.requests] == [
+        [1, *range(100, 119)],
+        [1, *range(120, 139)],  # the token after the begin stands for one of the text's
+    ]
+
+
+def test_a_later_part_begins_with_nothing_where_the_model_has_no_begin(server: FakeServer) -> None:
+    server.begin = []
+    drive(server.base_url, parallel_workload(parallel=1))
+    assert server.requests[1]["prompt"] == list(range(120, 140))
+
+
+def test_waves_are_told_as_such(server: FakeServer) -> None:
+    lines: list[str] = []
+    drive(server.base_url, parallel_workload(), on_progress=lines.append)
+    assert lines == ["requests 1 to 3 of 6 at once (warm-up)", "requests 4 to 6 of 6 at once"]
+
+
+def test_one_failure_ends_a_wave_at_once(server: FakeServer) -> None:
+    server.token_delay_s = 0.05
+    server.fails_alone = 2  # the second request of all is refused, the others would take long
+    workload = make_workload(
+        "waves",
+        [
+            Request(text="bridges", offset_tokens=20 * index, prompt_tokens=20, output_tokens=400)
+            for index in range(4)
+        ],
+        warmup_requests=0,
+        parallel=4,
+    )
+    start = time.monotonic()
+    with pytest.raises(RequestFailed, match="out of slots"):
+        drive(server.base_url, workload)
+    assert time.monotonic() - start < 5
+    deadline = time.monotonic() + 5
+    while server.at_once and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.at_once == 0, "the others hung up"
+
+
+def test_drafts_are_counted_where_the_server_speculates(server: FakeServer) -> None:
+    assert [one.drafted for one in drive(server.base_url, small_workload())] == [0, 0]
+    server.timings = {"draft_n": 9, "draft_n_accepted": 4}
+    samples = drive(server.base_url, small_workload())
+    assert [(one.drafted, one.draft_accepted) for one in samples] == [(9, 4)] * 2
+
+
 def test_events_that_arrive_in_pieces_are_put_together(server: FakeServer) -> None:
     whole = drive(server.base_url, small_workload())
     server.split_writes = True

@@ -58,6 +58,35 @@ def test_turn_is_the_mean_and_first_token_the_median() -> None:
     assert (result.turn_s, result.ttft_ms) == (3.0, 20.0)
 
 
+def wave(start_s: float, *turns: tuple[float, float], warmup: bool = False) -> list[RequestSample]:
+    """Requests sent at once, each with its milliseconds to the first token and its seconds to the last."""
+    return [sample(warmup, started_s=start_s, ttft_ms=ttft, turn_s=turn) for ttft, turn in turns]
+
+
+def summed_waves(parallel: int, *samples: RequestSample) -> Measurement:
+    return measurement(
+        samples, vram_peak_mib=5, vram_source="process", load_s=2, engagement=ENGAGEMENT, parallel=parallel
+    )
+
+
+def test_with_several_in_flight_speeds_are_tokens_over_wall_clock() -> None:
+    cold = wave(0, (1, 9), (9000, 10), warmup=True)
+    first = wave(10, (100, 1.1), (300, 1.3))  # prompts take 0.3 s, then all answers 1.2 s
+    second = wave(12, (200, 1.0), (200, 2.2))  # 0.2 s and 2.0 s
+    result = summed_waves(2, *cold, *first, *second)
+    assert result.prefill_tok_s == pytest.approx(4 * 100 / (0.3 + 0.2))
+    assert result.decode_tok_s == pytest.approx(4 * 10 / (1.2 + 2.0))
+    assert result.turn_s == pytest.approx((1.1 + 1.3 + 1.0 + 2.2) / 4), "what each user waits"
+    assert result.token_ms_p50 == 20
+
+
+def test_two_in_flight_that_each_take_as_long_as_one_alone_are_twice_as_fast() -> None:
+    alone = [sample(True), sample(started_s=1.0, ttft_ms=50, turn_s=0.25, decode_ms=200.0)]
+    both = wave(0, (50, 0.25), (50, 0.25), warmup=True) + wave(1, (50, 0.25), (50, 0.25))
+    one, two = summed(*alone).decode_tok_s, summed_waves(2, *both).decode_tok_s
+    assert two == pytest.approx(2 * one)
+
+
 @pytest.mark.parametrize("samples", [[], [sample(warmup=True)], [sample(token_ms=[])]])
 def test_nothing_warm_is_nothing_measured(samples: list[RequestSample]) -> None:
     with pytest.raises(ValueError, match="no warm request"):

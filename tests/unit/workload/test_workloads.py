@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from hottune.errors import BadSettingError
 from hottune.workload.facts import Request, Workload
-from hottune.workload.workloads import MIN_TOKENS, context_needed, load_workload, make_workload, names
+from hottune.workload.workloads import (
+    MIN_TOKENS,
+    PROMPT_TOKENS,
+    WAVES,
+    context_needed,
+    load_workload,
+    make_workload,
+    names,
+)
 
 EVERY = st.sampled_from(names())
 
@@ -76,3 +84,41 @@ def test_an_unknown_workload_is_refused_with_the_known_names() -> None:
 def test_a_workload_that_would_only_warm_up_is_refused() -> None:
     with pytest.raises(BadSettingError, match="1 requests"):
         make_workload("short", [Request(text="chat-bread", prompt_tokens=16, output_tokens=16)])
+
+
+@given(EVERY, st.integers(2, 64), st.floats(0.001, 1), st.integers(0, 20))
+def test_parallel_requests_never_share_a_piece_of_text(
+    name: str, parallel: int, scale: float, seed: int
+) -> None:
+    try:
+        workload = load_workload(name, scale=scale, seed=seed, parallel=parallel)
+    except BadSettingError as error:
+        assert "not text enough" in str(error)
+        return
+    assert (workload.parallel, workload.warmup_requests) == (parallel, parallel)
+    assert len(workload.requests) == WAVES * parallel
+    sizes = {text: tokens for texts in PROMPT_TOKENS.values() for text, tokens in texts.items()}
+    taken: dict[str, set[int]] = {}
+    for request in workload.requests:
+        part = set(range(request.offset_tokens, request.offset_tokens + request.prompt_tokens))
+        assert max(part) < sizes[request.text], "texts are long enough for it with every tokenizer"
+        assert taken.setdefault(request.text, set()).isdisjoint(part)
+        taken[request.text] |= part
+
+
+def test_there_is_text_for_many_users_at_once() -> None:
+    assert load_workload("chat", parallel=12).requests
+    for name in names():
+        assert load_workload(name, parallel=4, scale=0.25).requests
+        assert load_workload(name, parallel=32, scale=0.01).requests
+
+
+def test_too_little_text_is_said_with_what_to_do() -> None:
+    with pytest.raises(BadSettingError, match=r"12 requests of the workload 'document'.*smaller --scale"):
+        load_workload("document", parallel=4)
+
+
+def test_one_request_at_a_time_is_the_workload_it_always_was() -> None:
+    """Results of earlier versions can be compared: same texts, same lengths, same hash."""
+    assert load_workload("chat").sha256.startswith("32bbfb25a5e50feb")
+    assert load_workload("chat", parallel=2).sha256 != load_workload("chat").sha256

@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "missed_rows.h"
 #include "stand_in.h"
 
 #include <algorithm>
@@ -82,9 +83,9 @@ engine_stats engine::snapshot() {
     return stats_;
 }
 
-void engine::add_uses(profile & p) {
+profile engine::uses() {
     std::lock_guard<std::mutex> lock(mutex_);
-    cache_.add_uses(p);
+    return cache_.uses();
 }
 
 bool engine::on_device(const ggml_tensor * t) const {
@@ -228,48 +229,6 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
     }
 }
 
-// The graph on the GPU has a fixed shape, so a missed position (-1) must name some resident expert; its row is
-// overwritten later. Within a token each names another one: some kernels keep one row for each expert and token, and
-// some treat the rows of one expert together and round differently. Where too few are resident, a hit is named again
-// if the kernels allow that (`may_repeat`), else the result is false.
-static bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slots, int n_used, bool may_repeat) {
-    const int n_slots = (int) slots.expert_of.size();
-    for (size_t token = 0; token < slot_ids.size(); token += n_used) {
-        const auto begin = slot_ids.begin() + (ptrdiff_t) token;
-        std::vector<bool> taken(n_slots, false);
-        std::for_each(begin, begin + n_used, [&](int32_t slot) {
-            if (slot >= 0) {
-                taken[slot] = true;
-            }
-        });
-        int next = 0;
-        for (auto position = begin; position != begin + n_used; ++position) {
-            if (*position >= 0) {
-                continue;
-            }
-            while (next < n_slots && (taken[next] || slots.expert_of[next] < 0)) {
-                next++;
-            }
-            if (next < n_slots) {
-                *position = next++;
-            } else if (may_repeat) {
-                *position = (int32_t) (std::find(taken.begin(), taken.end(), true) - taken.begin());
-            } else {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-// A single token over quantized weights goes through vector kernels, row by row, on every back-end: a slot may be named
-// twice. Matrix kernels keep one row for each expert and token.
-static bool rows_are_independent(const moe_block & block) {
-    return block.n_tokens == 1 && std::all_of(block.weights.begin(), block.weights.end(), [](const expert_tensor & w) {
-        return w.dim != 2 || ggml_is_quantized(w.tensor->type);
-    });
-}
-
 ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const void * owner) {
     const double t0 = now_us();
     running_ = {graph, std::move(found), nullptr, {}, {}, {}, t0};
@@ -296,7 +255,7 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
             cold_experts.push_back(in.ids[p]);
         }
     }
-    if ((int) cold_positions.size() < n_rows && !fill_missed_positions(slot_ids_, layer.slots, (int) block.n_used, rows_are_independent(block))) {
+    if ((int) cold_positions.size() < n_rows && !fill_missed_positions(slot_ids_, layer.slots, block)) {
         // the cache is still filling, or smaller than one token's choice
         cold_experts.assign(in.ids, in.ids + n_rows);
         cold_positions.resize(n_rows);

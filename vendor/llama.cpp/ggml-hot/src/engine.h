@@ -41,7 +41,7 @@ public:
     void set(const knobs & values);
     void reset();                      // counters to zero
     engine_stats snapshot();
-    void add_uses(profile & p);
+    profile uses();
 
 private:
     // The routing and the inputs of one block in host memory.

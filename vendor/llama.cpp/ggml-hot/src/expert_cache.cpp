@@ -1,7 +1,6 @@
 #include "expert_cache.h"
 
-#include "chain.h"
-#include "stand_in.h"
+#include "vgpu.h"
 
 #include <algorithm>
 
@@ -89,6 +88,7 @@ bool expert_cache::seen_in_this_batch(const moe_block & block) const {
 
 void expert_cache::forget(std::vector<std::unique_ptr<cached_layer>>::iterator layer) {
     settle();
+    add_uses(**layer, gone_);
     counters_.cache_bytes -= (*layer)->memory ? ggml_backend_buffer_get_size((*layer)->memory.get()) : 0;
     counters_.layers[(*layer)->index].slots = 0;
     for (auto at = by_weight_.begin(); at != by_weight_.end();) {
@@ -107,200 +107,6 @@ void expert_cache::release(const void * owner) {
         } else {
             ++layer;
         }
-    }
-}
-
-// slots
-
-// The shape of a tensor that holds n_slots slices instead of one for each expert.
-static ggml_tensor * new_slab(ggml_context * ctx, const expert_tensor & w, int n_slots) {
-    int64_t ne[GGML_MAX_DIMS];
-    std::copy(w.tensor->ne, w.tensor->ne + GGML_MAX_DIMS, ne);
-    ne[w.dim] = n_slots;
-    return ggml_new_tensor(ctx, w.tensor->type, GGML_MAX_DIMS, ne);
-}
-
-size_t expert_cache::bytes_of_slots(const cached_layer & layer, int n_slots) const {
-    if (n_slots == 0) {
-        return 0;
-    }
-    context_ptr ctx = make_context(layer.weights.size());
-    ggml_backend_buffer_type_t buft = ggml_backend_get_default_buffer_type(gpu_);
-    size_t bytes = 0;
-    for (const expert_tensor & w : layer.weights) {
-        bytes += GGML_PAD(ggml_backend_buft_get_alloc_size(buft, new_slab(ctx.get(), w, n_slots)), ggml_backend_buft_get_alignment(buft));
-    }
-    return granularity_ ? (bytes + granularity_ - 1) / granularity_ * granularity_ : bytes;
-}
-
-// Bytes that all slots together may take: what the settings say, and what is free (as far as the device knows).
-size_t expert_cache::budget(size_t free_bytes, bool & limited) const {
-    size_t wanted = config_.budget;
-    for (const auto & layer : layers_) {
-        wanted += config_.budget ? 0 : bytes_of_slots(*layer, std::min(config_.k, layer->n_expert));
-    }
-    const size_t room = counters_.cache_bytes + free_bytes;
-    const size_t most = room > config_.headroom ? room - config_.headroom : 0;
-    limited = most < wanted;
-    return std::min(wanted, most);
-}
-
-std::vector<int> expert_cache::shares(size_t bytes) const {
-    std::vector<layer_demand> demands;
-    size_t overhead = 0;  // what an allocation takes beside its slots
-    for (const auto & layer : layers_) {
-        layer_demand d;
-        d.n_expert     = config_.budget ? layer->n_expert : std::min(layer->n_expert, config_.shared ? layer->n_expert : config_.k);
-        d.expert_bytes = layer->slot_bytes();
-        d.min_slots    = std::min(layer->min_slots, d.n_expert);
-        const bool used = std::any_of(layer->recent.begin(), layer->recent.end(), [](double n) { return n > 0; });
-        d.uses = used ? layer->recent : std::vector<double>{};
-        overhead += bytes_of_slots(*layer, 1) - d.expert_bytes;
-        demands.push_back(std::move(d));
-    }
-    // k slots for each are what k says, rounding and all
-    const size_t usable = bytes > overhead ? bytes - overhead : 0;
-    return config_.shared ? greedy_slots(demands, usable) : even_slots(demands, usable);
-}
-
-void expert_cache::apportion() {
-    settle();
-    unsettled_      = false;
-    apportioned_at_ = batch_;
-    size_t free = 0, total = 0;
-    ggml_backend_dev_memory(device_, &free, &total);
-    bool limited = false;
-    size_t bytes = budget(total > 0 ? free : SIZE_MAX / 4, limited);
-    for (int attempt = 0; attempt < 64; attempt++, bytes -= bytes / 16) {
-        std::vector<int> n_slots = shares(bytes);
-        if (!limited && !config_.budget && !config_.shared) {
-            std::transform(layers_.begin(), layers_.end(), n_slots.begin(), [&](const auto & l) { return std::min(config_.k, l->n_expert); });
-        }
-        bool fits = true;
-        for (const bool growing : {false, true}) {  // what shrinks makes room for what grows
-            for (size_t i = 0; i < layers_.size() && fits; i++) {
-                if ((n_slots[i] > layers_[i]->n_slots()) == growing && n_slots[i] != layers_[i]->n_slots()) {
-                    fits = resize(*layers_[i], n_slots[i]);
-                }
-            }
-        }
-        if (fits) {
-            break;
-        }
-        limited = true;
-    }
-    int least = INT32_MAX, most = 0, sum = 0;
-    for (const auto & layer : layers_) {
-        least = std::min(least, layer->n_slots());
-        most  = std::max(most, layer->n_slots());
-        sum += layer->n_slots();
-        if (!layer->chooser) {
-            seed(*layer);
-        }
-    }
-    const char * name = ggml_backend_dev_name(device_);
-    const double mib  = 1024.0 * 1024.0;
-    if (limited) {
-        GGML_LOG_WARN("ggml_hot: fewer slots: wanted %d, took %d (%zu MiB free on %s, headroom %zu MiB)\n",
-                      config_.budget ? (int) (config_.budget >> 20) : config_.k, layers_.empty() ? 0 : sum / (int) layers_.size(), free >> 20, name,
-                      config_.headroom >> 20);
-    }
-    if (least == most) {
-        GGML_LOG_INFO("ggml_hot: cache: %zu layers x %d slots, %.1f MiB on %s\n", layers_.size(), most, (double) counters_.cache_bytes / mib, name);
-    } else if (!layers_.empty()) {
-        GGML_LOG_INFO("ggml_hot: cache: %zu layers x %d to %d slots, %.1f MiB on %s\n", layers_.size(), least, most,
-                      (double) counters_.cache_bytes / mib, name);
-    }
-}
-
-// Copies an expert from one slab to another of the same device.
-static void copy_slot(const ggml_tensor * from, int from_slot, ggml_tensor * to, int to_slot, int dim) {
-    ggml_tensor source = *from, target = *to;
-    for (ggml_tensor * t : {&source, &target}) {
-        t->ne[dim] = 1;
-        for (int d = dim + 1; d < GGML_MAX_DIMS; d++) {
-            t->nb[d] = t->nb[dim];
-        }
-    }
-    source.data = (char *) from->data + (size_t) from_slot * from->nb[dim];
-    target.data = (char *) to->data + (size_t) to_slot * to->nb[dim];
-    ggml_backend_tensor_copy(&source, &target);
-}
-
-// Gives a layer another number of slots; the most used experts stay, as far as they fit. False when VRAM ran out; the
-// layer then has the slots it had, or none.
-bool expert_cache::resize(cached_layer & layer, int n_slots) {
-    std::vector<int> staying;
-    for (int expert : layer.slots.expert_of) {
-        if (expert >= 0) {
-            staying.push_back(expert);
-        }
-    }
-    std::stable_sort(staying.begin(), staying.end(), [&](int a, int b) { return layer.recent[a] > layer.recent[b]; });
-    staying.resize(std::min(staying.size(), (size_t) n_slots));
-
-    const bool shrinking = n_slots < layer.n_slots();
-    layer_stats & counts = counters_.layers[layer.index];
-    buffer_ptr  memory;
-    context_ptr ctx = make_context(layer.weights.size());
-    std::vector<ggml_tensor *> slabs;
-    const auto release_old = [&] {
-        counters_.cache_bytes -= layer.memory ? ggml_backend_buffer_get_size(layer.memory.get()) : 0;
-        layer.graphs.clear();
-        layer.slabs.clear();
-        layer.memory.reset();
-        layer.slots  = slot_map(layer.n_expert, 0);
-        counts.slots = 0;
-    };
-    if (n_slots > 0) {
-        for (const expert_tensor & w : layer.weights) {
-            slabs.push_back(new_slab(ctx.get(), w, n_slots));
-        }
-        memory.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), gpu_));
-        if (!memory && shrinking) {
-            // no room for old and new at once: what was resident is uploaded again
-            release_old();
-            staying.clear();
-            memory.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), gpu_));
-        }
-        if (!memory) {
-            return false;
-        }
-        // matrix kernels read a little past the last row, so never leave what another program left there
-        ggml_backend_buffer_clear(memory.get(), 0);
-        ggml_backend_buffer_set_usage(memory.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-    }
-    slot_map slots(layer.n_expert, n_slots);
-    for (size_t s = 0; s < staying.size(); s++) {
-        for (size_t i = 0; i < layer.weights.size(); i++) {
-            copy_slot(layer.slabs[i], layer.slots.slot_of[staying[s]], slabs[i], (int) s, layer.weights[i].dim);
-        }
-        slots.reserve(staying[s], (int) s);
-        slots.arrive((int) s);
-    }
-    release_old();
-    layer.slots  = std::move(slots);
-    layer.slabs  = std::move(slabs);
-    layer.memory = std::move(memory);
-    layer.ctx    = std::move(ctx);
-    counts.slots = n_slots;
-    counters_.cache_bytes += layer.memory ? ggml_backend_buffer_get_size(layer.memory.get()) : 0;
-    return true;
-}
-
-// VRAM may have become short: llama.cpp's own pools grow, and others use the card, too.
-void expert_cache::watch_vram() {
-    constexpr size_t   tolerance = 32 << 20;
-    constexpr uint64_t batches   = 64;
-    if (batch_ - watched_at_ < batches || counters_.cache_bytes == 0 || config_.headroom == 0) {
-        return;
-    }
-    watched_at_ = batch_;
-    size_t free = 0, total = 0;
-    ggml_backend_dev_memory(device_, &free, &total);
-    if (total > 0 && free + tolerance < config_.headroom) {
-        ggml_backend_synchronize(gpu_);
-        apportion();
     }
 }
 
@@ -419,95 +225,18 @@ void expert_cache::start(cached_layer & layer, const swap & s) {
     uploader_.start(std::move(u));
 }
 
-void expert_cache::add_uses(profile & p) const {
-    for (const auto & layer : layers_) {
-        p[layer->weights[0].tensor->name] = std::vector<double>(layer->uses.begin(), layer->uses.end());
-    }
+void expert_cache::add_uses(const cached_layer & layer, profile & p) {
+    std::vector<double> & uses = p[layer.weights[0].tensor->name];
+    uses.resize((size_t) layer.n_expert, 0);
+    std::transform(layer.uses.begin(), layer.uses.end(), uses.begin(), uses.begin(), [](uint64_t n, double sum) { return (double) n + sum; });
 }
 
-// graphs
-
-bool expert_cache::reserve_scratch(size_t bytes) {
-    if (scratch_ && ggml_backend_buffer_get_size(scratch_.get()) >= bytes) {
-        return true;
-    }
-    ggml_backend_synchronize(gpu_);
+profile expert_cache::uses() const {
+    profile p = gone_;
     for (const auto & layer : layers_) {
-        layer->graphs.clear();  // they point into the old one
+        add_uses(*layer, p);
     }
-    scratch_.reset();
-    scratch_.reset(ggml_backend_alloc_buffer(gpu_, bytes));
-    return scratch_ != nullptr;
-}
-
-hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & block) {
-    if (layer.n_slots() == 0) {
-        return nullptr;
-    }
-    const auto on_device = [&](const ggml_tensor * t) {
-        return buffer_of(t) && ggml_backend_dev_supports_buft(device_, buffer_of(t)->buft);
-    };
-    std::vector<int64_t> shape{block.n_used, block.n_tokens, (int64_t) block.chain.size(), layer.find_weight(block.weights[0].tensor)};
-    for (const ggml_tensor * input : block.inputs) {
-        shape.push_back(input->ne[1]);
-        shape.push_back(on_device(input));
-    }
-    ggml_backend_buffer_type_t buft = ggml_backend_get_default_buffer_type(gpu_);
-    const auto bind = [&](hot_graph & g) {
-        for (size_t k = 0; k < g.inputs.size(); k++) {
-            if (on_device(block.inputs[k])) {
-                bind_stand_in(g.inputs[k], g.buffers[k], block.inputs[k], buft);
-            }
-        }
-        bind_stand_in(g.out, g.buffers.back(), block.out, buft);
-    };
-    const auto known = layer.graphs.find(shape);
-    if (known != layer.graphs.end()) {
-        bind(known->second);
-        return &known->second;
-    }
-    hot_graph g;
-    const size_t n = block.chain.size() + block.inputs.size() + 1;
-    g.ctx = make_context(n);
-    ggml_context * ctx = g.ctx.get();
-    std::vector<ggml_tensor *> slabs;
-    for (const ggml_tensor * input : block.inputs) {
-        g.inputs.push_back(ggml_new_tensor(ctx, GGML_TYPE_F32, GGML_MAX_DIMS, input->ne));
-    }
-    for (const expert_tensor & w : block.weights) {
-        slabs.push_back(layer.slabs[layer.find_weight(w.tensor)]);
-    }
-    g.buffers.resize(g.inputs.size() + 1);
-    g.ids = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, block.n_used, block.n_tokens);
-    g.out = clone_chain(ctx, block, g.inputs, g.ids, slabs, block.n_used, block.n_tokens);
-    g.graph = ggml_new_graph_custom(ctx, n, false);
-    ggml_build_forward_expand(g.graph, g.out);
-    bind(g);
-
-    // lay out what is not bound, one after the other
-    size_t need = 0;
-    const auto place = [&](bool for_real) {
-        size_t at = 0;
-        for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
-            if (t->view_src) {
-                if (for_real) {
-                    ggml_backend_view_init(t);
-                }
-            } else if (!t->data) {
-                if (for_real) {
-                    ggml_backend_tensor_alloc(scratch_.get(), t, (char *) ggml_backend_buffer_get_base(scratch_.get()) + at);
-                }
-                at += GGML_PAD(ggml_backend_buft_get_alloc_size(buft, t), ggml_backend_buft_get_alignment(buft));
-            }
-        }
-        need = std::max(need, at);
-    };
-    place(false);
-    if (!reserve_scratch(need)) {
-        return nullptr;
-    }
-    place(true);
-    return &layer.graphs.emplace(std::move(shape), std::move(g)).first->second;
+    return p;
 }
 
 }  // namespace hot

@@ -1,7 +1,6 @@
 // The experts of one GPU's layers that lie in VRAM: which layers there are, how many slots each has, what is in them.
 #pragma once
 
-#include "budget.h"
 #include "ggml-backend-impl.h"
 #include "handles.h"
 #include "moe_block.h"
@@ -84,11 +83,12 @@ public:
     // The GPU must be idle.
     void apportion();
     void use_policy();                // the settings' policy, from now on
-    void add_uses(profile & p) const;
+    profile uses() const;             // of all layers, those that are gone included
 
 private:
     void   publish();                 // completed uploads become readable
     void   settle();                  // waits for all uploads
+    static void add_uses(const cached_layer & layer, profile & p);
     void   forget(std::vector<std::unique_ptr<cached_layer>>::iterator layer);
     void   seed(cached_layer & layer);
     size_t bytes_of_slots(const cached_layer & layer, int n_slots) const;
@@ -107,6 +107,7 @@ private:
     engine_stats &     counters_;
     std::vector<std::unique_ptr<cached_layer>> layers_;
     std::map<const void *, cached_layer *>     by_weight_;   // by the address of any of its weights
+    profile            gone_;              // uses of layers that were dropped
     buffer_ptr         scratch_;           // intermediate results of all graphs: one runs at a time
     size_t             upload_left_ = 0;   // bytes that may still be uploaded for this batch
     uint64_t           apportioned_at_ = 0, watched_at_ = 0, batch_ = 0;

@@ -179,7 +179,8 @@ private:
 
 class lru_policy final : public filling_policy {
 public:
-    explicit lru_policy(const policy_options & options) : filling_policy(options), last_use_(options.n_expert, -(int64_t) options.n_expert) {
+    explicit lru_policy(const policy_options & options)
+        : filling_policy(options), last_use_(options.n_expert, -(int64_t) options.n_expert) {
         // until they are used, the profile's experts age by its order, after all others
         for (size_t i = 0; i < favourites_.size(); i++) {
             last_use_[favourites_[i]] = -(int64_t) i;

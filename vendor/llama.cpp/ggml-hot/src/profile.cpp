@@ -24,7 +24,7 @@ namespace {
 // A profile of a hundred layers of 512 experts is some 500 KB; the description of as many imatrix tensors still less.
 // The rest of an imatrix, which may be gigabytes, is read only where the counts lie.
 constexpr uint64_t MAX_HEAD_BYTES = 16 << 20;
-constexpr int64_t  MAX_EXPERTS    = 1 << 16;
+constexpr uint64_t MAX_COUNTS     = 1 << 20;  // over all weights
 constexpr double   MAX_USES       = 1e15;  // beyond, a double no longer counts
 
 // A layer's name for an error text, whatever bytes the file has there.
@@ -74,9 +74,13 @@ profile parse_profile(const input & in) {
     if (in.size > MAX_HEAD_BYTES) {
         throw std::runtime_error("it is too large for a profile");
     }
+    // brackets alone would take a hundred times their size in memory
+    const auto refuse_depth = [](int depth, json::parse_event_t, json &) {
+        return depth <= 3 ? true : throw std::runtime_error("it is nested too deep for a profile");
+    };
     json root;
     try {
-        root = json::parse(in.head);
+        root = json::parse(in.head, refuse_depth);
     } catch (const json::parse_error & e) {
         throw std::runtime_error("it is neither JSON (see byte " + std::to_string(e.byte) + ") nor an imatrix in GGUF format");
     } catch (const json::out_of_range &) {
@@ -117,7 +121,8 @@ profile parse_imatrix(input & in) {
     }
     const uint64_t data = gguf_get_data_offset(gguf.get());
     const std::string suffix = ".counts";
-    profile p;
+    profile  p;
+    uint64_t n_counts = 0;
     for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); i++) {
         const std::string name   = gguf_get_tensor_name(gguf.get(), i);
         const uint64_t    size   = gguf_get_tensor_size(gguf.get(), i);
@@ -128,8 +133,12 @@ profile parse_imatrix(input & in) {
         if (name.size() <= suffix.size() || name.compare(name.size() - suffix.size(), suffix.size(), suffix) != 0) {
             continue;
         }
-        if (gguf_get_tensor_type(gguf.get(), i) != GGML_TYPE_F32 || size > MAX_EXPERTS * sizeof(float)) {
-            throw std::runtime_error(quoted(name) + " must be F32, for at most 65536 experts");
+        if (gguf_get_tensor_type(gguf.get(), i) != GGML_TYPE_F32) {
+            throw std::runtime_error(quoted(name) + " must be F32");
+        }
+        n_counts += size / sizeof(float);
+        if (n_counts > MAX_COUNTS) {
+            throw std::runtime_error("it has more counts than any model has experts");
         }
         std::vector<float> counts(size / sizeof(float));
         if (counts.size() < 2) {

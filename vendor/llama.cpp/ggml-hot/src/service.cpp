@@ -33,6 +33,11 @@ context * service::open(ggml_backend_dev_t cache) {
 
 void service::close(context * c) {
     std::lock_guard<std::mutex> alone(lifetime_);
+    if (!closing_) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        at_close_ = stats_locked();
+        closing_  = true;
+    }
     if (c->worker) {
         c->worker->release(c);
     }
@@ -44,8 +49,10 @@ void service::close(context * c) {
         }
     }
     control_.reset();  // its thread may be waiting for mutex_
-    save_stats();
     std::lock_guard<std::mutex> lock(mutex_);
+    if (!config_.stats_path.empty()) {
+        write_file(config_.stats_path, at_close_);
+    }
     if (!config_.profile_path.empty() && !is_imatrix(config_.profile_path)) {
         const std::string problem = save_profile_locked(config_.profile_path);
         if (!problem.empty()) {
@@ -76,6 +83,7 @@ void service::load_profile_and_trace() {
 }
 
 ggml_status service::compute(context & c, ggml_cgraph * graph) {
+    closing_ = false;  // others go on: what they count is not in at_close_
     if (!c.worker) {
         std::lock_guard<std::mutex> lock(mutex_);
         std::unique_ptr<engine> & worker = engines_[c.cache];
@@ -99,7 +107,7 @@ void service::begin_batch(context & c, int n_threads) {
 
 std::string service::stats_locked() {
     report r;
-    r.enabled = config_.enabled();
+    r.enabled = enabled_;
     r.set     = config_;
     for (const auto & [device, worker] : engines_) {
         r.engines.push_back(worker->snapshot());
@@ -156,7 +164,7 @@ void service::reset() {
 std::string service::save_profile_locked(const std::string & path) {
     profile p;
     for (const auto & [device, worker] : engines_) {
-        worker->add_uses(p);
+        p.merge(worker->uses());
     }
     // a short run, or one that computed nothing, must not wipe out what an earlier one learnt
     return p.empty() ? "" : hot::save_profile(path, p);

@@ -22,7 +22,7 @@ struct context {
 
 class service final : public control_target {
 public:
-    explicit service(const settings & config) : config_(config), bypass_(config.bypass) {}
+    explicit service(const settings & config) : enabled_(config.enabled()), config_(config), bypass_(config.bypass) {}
 
     ~service() override;
 
@@ -45,11 +45,14 @@ private:
     std::string save_profile_locked(const std::string & path);
     void        load_profile_and_trace();
 
+    const bool       enabled_;     // the device is registered, even if it has no slots at the moment
     settings         config_;      // with the knobs as they are now
     std::atomic<int> bypass_;      // read by the scheduler's questions, under no lock
+    std::atomic<bool> closing_{false};  // contexts close one after the other, and nothing was computed since the first
     std::mutex       lifetime_;    // contexts come and go one at a time
     std::mutex       mutex_;       // everything below, and config_; never taken while an engine's own is held
     int              contexts_ = 0;
+    std::string      at_close_;    // the statistics before the first of the closing contexts gave its slots back
     std::unique_ptr<common> shared_;
     std::map<ggml_backend_dev_t, std::unique_ptr<engine>> engines_;
     std::unique_ptr<control_socket> control_;

@@ -98,7 +98,7 @@ static void uses_are_found_by_any_of_the_names_for_the_right_number_of_experts()
     CHECK(hot::find_uses(p, {"gate", "up", "down"}, 3) == &p.at("up"), "by its second name");
     CHECK(hot::find_uses(p, {"gate", "up", "down"}, 4) == &p.at("down"), "another's size does not hide it");
     CHECK(hot::find_uses(p, {"gate", "up", "down"}, 5) == nullptr, "another number of experts");
-    CHECK(hot::find_uses(p, {"gate"}, 3) == nullptr && hot::find_uses(p, {}, 3) == nullptr && hot::find_uses({}, {"up"}, 3) == nullptr, "none");
+    CHECK(!hot::find_uses(p, {"gate"}, 3) && !hot::find_uses(p, {}, 3) && !hot::find_uses({}, {"up"}, 3), "none");
 }
 
 // ---- imatrix ----
@@ -110,7 +110,7 @@ struct counted {
 
 // As llama-imatrix writes it: for each weight its sums and its counts, one row for each expert.
 static void write_imatrix(const std::string & path, const std::vector<counted> & weights, ggml_type type = GGML_TYPE_F32) {
-    ggml_context * ctx  = ggml_init({4 << 20, nullptr, false});
+    ggml_context * ctx  = ggml_init({16 << 20, nullptr, false});
     gguf_context * gguf = gguf_init_empty();
     gguf_set_val_str(gguf, "general.type", "imatrix");
     const char * datasets[] = {"calibration.txt"};
@@ -119,11 +119,11 @@ static void write_imatrix(const std::string & path, const std::vector<counted> &
     gguf_set_val_u32(gguf, "imatrix.chunk_size", 512);
     for (const counted & w : weights) {
         const int64_t n = (int64_t) w.counts.size();
-        ggml_tensor * sums   = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, 8, n);
+        ggml_tensor * sums   = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, 2, n);
         ggml_tensor * counts = ggml_new_tensor_2d(ctx, type, 1, n);
         ggml_format_name(sums, "%s.in_sum2", w.weight.c_str());
         ggml_format_name(counts, "%s.counts", w.weight.c_str());
-        std::fill_n((float *) sums->data, 8 * n, -1.0f);
+        std::fill_n((float *) sums->data, 2 * n, -1.0f);
         memcpy(counts->data, w.counts.data(), std::min(ggml_nbytes(counts), w.counts.size() * sizeof(float)));
         gguf_add_tensor(gguf, sums);
         gguf_add_tensor(gguf, counts);
@@ -177,25 +177,27 @@ static void expect_refusal(const std::string & path, const char * what) {
     CHECK(problem.find(path) != std::string::npos, "the text names the file: %s", problem.c_str());
 }
 
-static void broken_profiles_are_refused() {
-    const std::string path = path_of("broken.json");
-    const std::string many(1 << 20, '[');
+static void what_is_no_profile_of_version_1_is_refused() {
+    const std::string path = path_of("broken.json"), brackets(1 << 20, '[');
     for (const std::string & text : {
-             std::string(), std::string("\0\0\0\0", 4), std::string("{"), std::string("null"), std::string("[]"), std::string("1"), many,
-             std::string("{\"layers\":") + many, std::string("{}"), std::string("{\"version\":1}"), std::string("{\"layers\":{}}"),
-             std::string("{\"version\":2,\"layers\":{}}"), std::string("{\"version\":\"1\",\"layers\":{}}"),
-             std::string("{\"version\":true,\"layers\":{}}"), std::string("{\"version\":1,\"layers\":[]}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":1}}"), std::string("{\"version\":1,\"layers\":{\"a\":{}}}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":null}}"), std::string("{\"version\":1,\"layers\":{\"a\":[[1]]}}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":[\"1\"]}}"), std::string("{\"version\":1,\"layers\":{\"a\":[true]}}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":[null]}}"), std::string("{\"version\":1,\"layers\":{\"a\":[-1]}}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":[-1e-300]}}"), std::string("{\"version\":1,\"layers\":{\"a\":[NaN]}}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":[1e999]}}"), std::string("{\"version\":1,\"layers\":{\"a\":[1e16]}}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":[18446744073709551615]}}"), std::string("{\"version\":1,\"layers\":{\"\xff\":[1]}}"),
-             std::string("{\"version\":1,\"layers\":{\"a\":[1]}} and more"),
-         }) {
+             std::string(), std::string(4, '\0'), std::string("{"), std::string("null"), std::string("1"), std::string("[]"),
+             std::string("{}"), std::string(R"({"version":1})"), std::string(R"({"layers":{}})"), std::string(R"({"version":2,"layers":{}})"),
+             std::string(R"({"version":"1","layers":{}})"), std::string(R"({"version":true,"layers":{}})"),
+             std::string(R"({"version":1,"layers":{"a":[1]}} and more)"), std::string(R"({"version":1,"layers":{},"x":[[[[]]]]})"),
+             brackets, R"({"version":1,"layers":)" + brackets}) {
         write(path, text);
         expect_refusal(path, text.substr(0, 60).c_str());
+    }
+}
+
+static void layers_without_proper_uses_are_refused() {
+    const std::string path = path_of("layers.json");
+    for (const char * layers : {"[]", "null", R"({"a":1})", R"({"a":{}})", R"({"a":null})", R"({"a":[[1]]})", R"({"a":["1"]})",
+                                R"({"a":[true]})", R"({"a":[null]})", R"({"a":[-1]})", R"({"a":[-1e-300]})", R"({"a":[NaN]})",
+                                R"({"a":[1e999]})", R"({"a":[1e16]})", R"({"a":[18446744073709551615]})", "{\"\xff\":[1]}",
+                                R"({"good":[1],"a":[1,2,-3]})"}) {
+        write(path, std::string(R"({"version":1,"layers":)") + layers + "}");
+        expect_refusal(path, layers);
     }
 }
 
@@ -235,7 +237,8 @@ static void impossible_counts_in_an_imatrix_are_refused() {
     }
     write_imatrix(path, {{"blk.0.ffn_up_exps.weight", {1, 2}}}, GGML_TYPE_F16);
     expect_refusal(path, "another type");
-    write_imatrix(path, {{"blk.0.ffn_up_exps.weight", std::vector<float>(65537, 1)}});
+    const std::vector<float> half((1 << 19) + 1, 1);
+    write_imatrix(path, {{"blk.0.ffn_up_exps.weight", half}, {"blk.1.ffn_up_exps.weight", half}});
     expect_refusal(path, "more experts than any model has");
 }
 
@@ -312,7 +315,7 @@ static void a_mutated_file_gives_plausible_uses_or_an_error(int rounds) {
     write_imatrix(path, {{"blk.0.ffn_up_exps.weight", {1, 2, 3, 4}}, {"blk.1.ffn_up_exps.weight", {5, 6, 7, 8, 9}}, {"c", {1}}});
     const std::string imatrix = read(path);
     fs::remove(path);
-    CHECK(hot::save_profile(path, {{"blk.0.ffn_up_exps.weight", {1, 2, 3.25, 4e10}}, {"blk.1.ffn_up_exps.weight", {0, 7}}}).empty(), "save");
+    CHECK(hot::save_profile(path, {{"blk.0.ffn_up_exps.weight", {1, 2.5, 4e10}}, {"blk.1.ffn_up_exps.weight", {0, 7}}}) == "", "%s", path.c_str());
     const std::string json = read(path);
     std::mt19937 random(1);
     int taken = 0, refused = 0;
@@ -353,7 +356,8 @@ int main(int argc, char ** argv) {
     an_imatrix_gives_the_counts_of_its_expert_weights();
     an_imatrix_that_does_not_tell_experts_apart_is_refused();
     an_imatrix_is_known_by_its_magic();
-    broken_profiles_are_refused();
+    what_is_no_profile_of_version_1_is_refused();
+    layers_without_proper_uses_are_refused();
     what_is_no_regular_file_is_refused();
     a_huge_file_is_refused_without_reading_it();
     an_error_text_is_fit_for_a_log();
