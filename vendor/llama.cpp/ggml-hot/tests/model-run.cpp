@@ -4,7 +4,7 @@
 #include "ggml.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <random>
 #include <stdexcept>
 
@@ -88,6 +88,9 @@ std::vector<float> forced_logits(llama_context * ctx, const std::vector<llama_to
     return logits;
 }
 
+// A model of random numbers soon says the same few tokens over and over, with the same experts: these it may not.
+static constexpr size_t no_repeat = 16;
+
 std::vector<llama_token> greedy_text(llama_context * ctx, const std::vector<llama_token> & prompt, int n) {
     std::vector<llama_token> text;
     std::vector<float> logits;
@@ -95,6 +98,9 @@ std::vector<llama_token> greedy_text(llama_context * ctx, const std::vector<llam
     decode(ctx, prompt.data(), (int) prompt.size(), 0, logits);
     while ((int) text.size() < n) {
         const auto last = logits.end() - n_vocab(ctx);
+        for (size_t i = text.size() - std::min(text.size(), no_repeat); i < text.size(); i++) {
+            last[text[i]] = -INFINITY;
+        }
         text.push_back((llama_token) (std::max_element(last, logits.end()) - last));
         logits.clear();
         decode(ctx, &text.back(), 1, (int) (prompt.size() + text.size()) - 1, logits);

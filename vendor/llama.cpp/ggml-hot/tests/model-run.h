@@ -19,7 +19,7 @@ llama_context_ptr make_context(llama_model * model, const placement & where);
 // The logits of every position of `tokens`, fed in batches of n_batch, each into an empty context: [tokens, n_vocab].
 std::vector<float> forced_logits(llama_context * ctx, const std::vector<llama_token> & tokens, int n_batch);
 
-// n greedy tokens behind the prompt.
+// n greedy tokens behind the prompt, none of them among the 16 before it.
 std::vector<llama_token> greedy_text(llama_context * ctx, const std::vector<llama_token> & prompt, int n);
 
 std::vector<llama_token> random_tokens(const llama_model * model, int n, unsigned seed);
