@@ -94,6 +94,24 @@ bool engine::on_device(const ggml_tensor * t) const {
 
 ggml_status engine::compute(ggml_cgraph * graph, const void * owner) {
     std::lock_guard<std::mutex> lock(mutex_);
+    running_.layer = nullptr;
+    ggml_status status;
+    std::string problem = "the GPU did not compute it";
+    try {
+        status = compute_blocks(graph, owner);
+    } catch (const std::exception & error) {  // out of host memory, most likely
+        status  = GGML_STATUS_FAILED;
+        problem = error.what();
+    }
+    if (status != GGML_STATUS_SUCCESS) {
+        running_.layer = nullptr;
+        ggml_backend_synchronize(gpu_.get());
+        status = compute_by_node(graph, problem);
+    }
+    return status;
+}
+
+ggml_status engine::compute_blocks(ggml_cgraph * graph, const void * owner) {
     ggml_status status = GGML_STATUS_SUCCESS;
     const auto  keep   = [&](ggml_status next) { status = status == GGML_STATUS_SUCCESS ? next : status; };
     for (int at = 0; at < graph->n_nodes && status == GGML_STATUS_SUCCESS;) {
@@ -107,7 +125,9 @@ ggml_status engine::compute(ggml_cgraph * graph, const void * owner) {
         if (problem.empty() && !on_device(block.out)) {
             problem = "the block's result lies in host memory";
         }
-        if (problem.empty()) {
+        if (problem.empty() && block.n_tokens == 0) {
+            at = block.end;  // the last layer of a batch of which no result is wanted
+        } else if (problem.empty()) {
             finish_block();
             keep(compute_block(graph, std::move(block), owner));
             at = running_.block.end;
@@ -141,8 +161,12 @@ ggml_status engine::compute_rest(ggml_cgraph * graph, int begin, int end, const 
         return ggml_backend_graph_compute_async(gpu_.get(), &rest);
     }
     ggml_backend_synchronize(gpu_.get());
+    return compute_by_node(&rest, reason);
+}
+
+ggml_status engine::compute_by_node(ggml_cgraph * graph, const std::string & reason) {
     int computed = 0;
-    const ggml_status status = shared_.cold.compute_by_node(&rest, n_threads_, computed);
+    const ggml_status status = shared_.cold.compute_by_node(graph, n_threads_, computed);
     stats_.fallback_nodes += (uint64_t) computed;
     auto & reasons = stats_.fallback_reasons;
     if (computed > 0 && std::find(reasons.begin(), reasons.end(), reason) == reasons.end()) {

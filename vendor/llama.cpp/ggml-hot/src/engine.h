@@ -64,6 +64,8 @@ private:
     ggml_status compute_block(ggml_cgraph * graph, moe_block && found, const void * owner);
     void        finish_block();
     void        trace_block();
+    ggml_status compute_blocks(ggml_cgraph * graph, const void * owner);
+    ggml_status compute_by_node(ggml_cgraph * graph, const std::string & reason);
     ggml_status compute_rest(ggml_cgraph * graph, int begin, int end, const std::string & reason);
     host_input  fetch_input(const moe_block & block);
     void        send_inputs(const moe_block & block, const hot_graph & hot, const host_input & in);

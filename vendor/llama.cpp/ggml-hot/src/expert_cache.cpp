@@ -104,6 +104,7 @@ void expert_cache::release(const void * owner) {
             const auto at = layer - layers_.begin();
             forget(layer);
             layer = layers_.begin() + at;
+            unsettled_ = unsettled_ || limited_;  // others may have what it had
         } else {
             ++layer;
         }

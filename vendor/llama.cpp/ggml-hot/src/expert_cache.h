@@ -111,6 +111,8 @@ private:
     buffer_ptr         scratch_;           // intermediate results of all graphs: one runs at a time
     size_t             upload_left_ = 0;   // bytes that may still be uploaded for this batch
     uint64_t           apportioned_at_ = 0, watched_at_ = 0, batch_ = 0;
+    uint64_t           regrow_at_ = 0, regrow_wait_ = 64;  // batches
+    bool               limited_   = false; // there was less VRAM than the settings ask for
     bool               unsettled_ = false; // layers came since slots were last apportioned
     uploader           uploader_;          // last, so that it stops before the memory it writes to goes
 };

@@ -75,16 +75,21 @@ void expert_cache::apportion() {
         bool fits = true;
         for (const bool growing : {false, true}) {  // what shrinks makes room for what grows
             for (size_t i = 0; i < layers_.size() && fits; i++) {
-                if ((n_slots[i] > layers_[i]->n_slots()) == growing && n_slots[i] != layers_[i]->n_slots()) {
-                    fits = resize(*layers_[i], n_slots[i]);
+                if ((n_slots[i] > layers_[i]->n_slots()) != growing || n_slots[i] == layers_[i]->n_slots()) {
+                    continue;
+                }
+                // growing takes room for the old slots and the new ones at once: who has some keeps them
+                if (!resize(*layers_[i], n_slots[i])) {
+                    limited = true;
+                    fits    = growing && layers_[i]->n_slots() > 0;
                 }
             }
         }
         if (fits) {
             break;
         }
-        limited = true;
     }
+    limited_ = limited;
     int least = INT32_MAX, most = 0, sum = 0;
     for (const auto & layer : layers_) {
         least = std::min(least, layer->n_slots());
@@ -138,26 +143,32 @@ bool expert_cache::resize(cached_layer & layer, int n_slots) {
     const bool shrinking = n_slots < layer.n_slots();
     layer_stats & counts = counters_.layers[layer.index];
     buffer_ptr  memory;
-    context_ptr ctx = make_context(layer.weights.size());
+    context_ptr ctx;
     std::vector<ggml_tensor *> slabs;
+    const auto allocate = [&] {
+        ctx = make_context(layer.weights.size());
+        slabs.clear();
+        for (const expert_tensor & w : layer.weights) {
+            slabs.push_back(new_slab(ctx.get(), w, n_slots));
+        }
+        memory.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), gpu_));
+    };
     const auto release_old = [&] {
         counters_.cache_bytes -= layer.memory ? ggml_backend_buffer_get_size(layer.memory.get()) : 0;
         layer.graphs.clear();
+        layer.waiting.clear();  // it names slots of the old ones
         layer.slabs.clear();
         layer.memory.reset();
         layer.slots  = slot_map(layer.n_expert, 0);
         counts.slots = 0;
     };
     if (n_slots > 0) {
-        for (const expert_tensor & w : layer.weights) {
-            slabs.push_back(new_slab(ctx.get(), w, n_slots));
-        }
-        memory.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), gpu_));
+        allocate();
         if (!memory && shrinking) {
             // no room for old and new at once: what was resident is uploaded again
             release_old();
             staying.clear();
-            memory.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), gpu_));
+            allocate();
         }
         if (!memory) {
             return false;
@@ -184,17 +195,23 @@ bool expert_cache::resize(cached_layer & layer, int n_slots) {
     return true;
 }
 
-// VRAM may have become short: llama.cpp's own pools grow, and others use the card, too.
+// VRAM may have become short (llama.cpp's own pools grow, and others use the card, too), or may be there again.
 void expert_cache::watch_vram() {
-    constexpr size_t   tolerance = 32 << 20;
-    constexpr uint64_t batches   = 64;
-    if (batch_ - watched_at_ < batches || counters_.cache_bytes == 0 || config_.headroom == 0) {
+    constexpr size_t   tolerance  = 32 << 20;
+    constexpr uint64_t batches    = 64;
+    constexpr uint64_t most_batches = 64 * batches;
+    if (batch_ - watched_at_ < batches || config_.headroom == 0 || (counters_.cache_bytes == 0 && !limited_)) {
         return;
     }
     watched_at_ = batch_;
     size_t free = 0, total = 0;
     ggml_backend_dev_memory(device_, &free, &total);
-    if (total > 0 && free + tolerance < config_.headroom) {
+    const bool scarce = free + tolerance < config_.headroom;
+    const bool back   = limited_ && free > config_.headroom + 2 * tolerance && batch_ >= regrow_at_;
+    if (total > 0 && (scarce || back)) {
+        // what did not fit may not fit again: ask ever more rarely
+        regrow_wait_ = back ? std::min(2 * regrow_wait_, most_batches) : batches;
+        regrow_at_   = batch_ + regrow_wait_;
         ggml_backend_synchronize(gpu_);
         apportion();
     }

@@ -4,6 +4,7 @@
 // accept just the expert products whose weights were left in host memory. docs/engine.md has the whole story.
 
 #include "ggml-backend-impl.h"
+#include "ggml-impl.h"
 #include "moe_block.h"
 #include "service.h"
 #include "settings.h"
@@ -29,8 +30,11 @@ hot::service & service() {
 
 // one device for each GPU
 
-// The scheduler takes no more than 16 back-ends: the GPUs, one of ours for each, the CPU, and room for one more.
-constexpr size_t most_devices = 7;
+// The scheduler takes no more than 16 back-ends: the GPUs, ours, the CPU, and room for one more. Layers of GPUs without
+// a device of ours take the stock path.
+size_t most_devices(size_t n_gpus) {
+    return n_gpus < 14 ? std::max<size_t>(1, 14 - n_gpus) : 1;
+}
 
 struct hot_device {
     std::string              name;         // "HOT", or "HOT0", "HOT1", ... where there are several
@@ -61,15 +65,13 @@ std::vector<ggml_backend_dev_t> cache_devices() {
             found = devices_of(type);
         }
     }
-    found.resize(std::min(found.size(), most_devices));
+    found.resize(std::min(found.size(), most_devices(found.size())));
     return found;
 }
 
 hot_device & device_of(ggml_backend_dev_t face) {
     return *(hot_device *) face->context;
 }
-
-std::deque<hot_device> & hot_devices();
 
 // backend interface
 
@@ -140,7 +142,12 @@ void ggml_backend_hot_device_props(ggml_backend_dev_t dev, ggml_backend_dev_prop
 }
 
 ggml_backend_t ggml_backend_hot_device_init(ggml_backend_dev_t dev, const char *) {
-    return new ggml_backend{ggml_backend_hot_guid(), ggml_backend_hot_interface, dev, service().open(device_of(dev).cache)};
+    try {
+        return new ggml_backend{ggml_backend_hot_guid(), ggml_backend_hot_interface, dev, service().open(device_of(dev).cache)};
+    } catch (const std::exception & error) {
+        GGML_LOG_ERROR("ggml_hot: %s\n", error.what());
+        return nullptr;
+    }
 }
 
 // A copy of the GPU's buffer type: the same memory under another address. So activations stay in VRAM and nothing is
@@ -158,11 +165,10 @@ bool ggml_backend_hot_device_supports_op(ggml_backend_dev_t dev, const ggml_tens
     if (!product || product->src[2]->ne[1] > service().bypass() || !hot::is_host_product(product)) {
         return false;
     }
-    ggml_backend_dev_t home = hot::home_of(product);
-    const auto is_home = [&](const hot_device & d) { return d.cache == home; };
-    const bool known = std::any_of(hot_devices().begin(), hot_devices().end(), is_home);
-    const bool ours  = known ? is_home(device_of(dev)) : dev == &hot_devices().front().face;
-    return ours && ggml_backend_dev_supports_op(device_of(dev).cache, op);
+    // a layer that no GPU runs is none of a GPU's, which the user may have left out on purpose
+    ggml_backend_dev_t cache = device_of(dev).cache, home = hot::home_of(product);
+    const bool ours = home ? home == cache : ggml_backend_dev_type(cache) == GGML_BACKEND_DEVICE_TYPE_CPU;
+    return ours && ggml_backend_dev_supports_op(cache, op);
 }
 
 bool ggml_backend_hot_device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) {

@@ -5,6 +5,7 @@
 #include "stand_in.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace hot {
 
@@ -12,13 +13,16 @@ bool expert_cache::reserve_scratch(size_t bytes) {
     if (scratch_ && ggml_backend_buffer_get_size(scratch_.get()) >= bytes) {
         return true;
     }
+    buffer_ptr larger(ggml_backend_alloc_buffer(gpu_, bytes));
+    if (!larger) {
+        return false;
+    }
     ggml_backend_synchronize(gpu_);
     for (const auto & layer : layers_) {
         layer->graphs.clear();  // they point into the old one
     }
-    scratch_.reset();
-    scratch_.reset(ggml_backend_alloc_buffer(gpu_, bytes));
-    return scratch_ != nullptr;
+    scratch_ = std::move(larger);
+    return true;
 }
 
 hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & block) {
@@ -28,7 +32,14 @@ hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & bloc
     const auto on_device = [&](const ggml_tensor * t) {
         return buffer_of(t) && ggml_backend_dev_supports_buft(device_, buffer_of(t)->buft);
     };
-    std::vector<int64_t> shape{block.n_used, block.n_tokens, (int64_t) block.chain.size(), layer.find_weight(block.weights[0].tensor)};
+    std::vector<int64_t> shape{block.n_used, block.n_tokens};
+    for (const ggml_tensor * step : block.chain) {
+        shape.push_back(step->op);
+        shape.insert(shape.end(), std::begin(step->op_params), std::end(step->op_params));
+    }
+    for (const expert_tensor & w : block.weights) {
+        shape.push_back(layer.find_weight(w.tensor));
+    }
     for (const ggml_tensor * input : block.inputs) {
         shape.push_back(input->ne[1]);
         shape.push_back(on_device(input));

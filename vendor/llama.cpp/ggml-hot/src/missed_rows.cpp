@@ -33,6 +33,10 @@ bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slo
     for (size_t token = 0; token < slot_ids.size(); token += (size_t) block.n_used) {
         const auto begin = slot_ids.begin() + (ptrdiff_t) token, end = begin + block.n_used;
         const std::vector<int32_t> hits(begin, end);
+        const auto twice = [&](int32_t slot) { return slot >= 0 && std::count(begin, end, slot) > 1; };
+        if (!may_repeat && std::any_of(hits.begin(), hits.end(), twice)) {
+            return false;  // the router itself chose an expert twice (GroveMoE's grouped ones)
+        }
         const auto taken = [&](int slot) { return std::find(hits.begin(), hits.end(), slot) != hits.end(); };
         size_t next = 0;
         for (auto position = begin; position != end; ++position) {

@@ -128,8 +128,8 @@ static std::string add_to_chain(ggml_tensor * node, moe_block & b) {
         ggml_tensor * src = node->src[i];
         const int     dim = expert_dim(node, i);
         if (dim > 0) {
-            if (!in_host_memory(src) || src->ne[dim] != b.n_expert) {
-                return std::string("expert weights of ") + ggml_op_desc(node) + " are not all in host memory";
+            if (!in_host_memory(src) || src->ne[dim] != b.n_expert || !ggml_is_contiguous(src) || src->view_src) {
+                return std::string("expert weights of ") + ggml_op_desc(node) + " are not all in host memory, one behind the other";
             }
             if (std::none_of(b.weights.begin(), b.weights.end(), [&](const expert_tensor & w) { return w.tensor == src; })) {
                 b.weights.push_back({src, dim});

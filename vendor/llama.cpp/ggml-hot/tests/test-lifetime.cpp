@@ -65,6 +65,13 @@ static void slots_follow_the_settings_while_it_runs() {
         decode(layers, 6, "after a change of k");
     }
     CHECK(used() == before, "what was taken must be given back");
+    // fewer slots while uploads for more of them still wait
+    ask(socket_path, {{"cmd", "set"}, {"upload_mib", 1}, {"policy", "lru"}});
+    for (int k : {20, 3, 24, 5}) {
+        ask(socket_path, {{"cmd", "set"}, {"k", k}});
+        decode(layers, 2, "in the middle of filling");
+    }
+    ask(socket_path, {{"cmd", "set"}, {"upload_mib", 128}, {"policy", "window"}, {"k", 9}});
     const long budget = ask(socket_path, {{"cmd", "set"}, {"mib", 2}}).value("cache_bytes", 0L);
     CHECK(budget > 1L << 20 && budget <= (long) dev.gpus.size() * (2L << 20), "2 MiB of slots a GPU, took %ld bytes", budget);
     decode(layers, 6, "with a budget");
