@@ -16,11 +16,10 @@ class purse {
 public:
     purse(const std::vector<layer_demand> & layers, size_t bytes) : layers_(layers), left_(bytes), slots_(layers.size(), 0) {}
 
-    // n more slots for the layer, if its experts and the budget allow all of them.
+    // n more slots for the layer, if the budget allows all of them.
     bool buy(size_t layer, int n) {
-        const layer_demand & demand = layers_[layer];
-        const size_t price = price_of(demand);
-        if (n > demand.n_expert - slots_[layer] || (size_t) n > left_ / price) {
+        const size_t price = price_of(layers_[layer]);
+        if ((size_t) n > left_ / price) {
             return false;
         }
         left_ -= (size_t) n * price;

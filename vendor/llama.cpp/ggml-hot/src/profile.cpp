@@ -25,7 +25,7 @@ namespace {
 // The rest of an imatrix, which may be gigabytes, is read only where the counts lie.
 constexpr uint64_t MAX_HEAD_BYTES = 16 << 20;
 constexpr uint64_t MAX_COUNTS     = 1 << 20;  // over all weights
-constexpr double   MAX_USES       = 1e15;  // beyond, a double no longer counts
+constexpr double   MAX_USES       = 1e15;     // beyond, a double no longer counts
 
 // A layer's name for an error text, whatever bytes the file has there.
 std::string quoted(std::string name) {

@@ -93,13 +93,12 @@ static void every_layer_first_gets_its_minimum() {
 }
 
 static void layers_without_known_uses_count_as_the_mean() {
-    // mean by rank: 6 4 1
-    const std::vector<layer_demand> layers = {layer(3, 10, 0, {10, 7, 2}), layer(3, 10), layer(3, 10, 0, {1, 2, 0})};
+    // mean by rank: 6.5 4.5 2.75
+    const std::vector<layer_demand> layers = {layer(3, 10, 0, {10, 7, 5.5}), layer(3, 10), layer(3, 10, 0, {2, 3, 0})};
     expect(greedy_slots(layers, 20), {2, 0, 0}, "10 7");
-    expect(greedy_slots(layers, 40), {2, 2, 0}, "6 4");
-    expect(greedy_slots(layers, 60), {3, 2, 1}, "2 2");
-    // of equal worth (1 and 1) the layer with fewer slots comes first
-    expect(greedy_slots(layers, 70), {3, 2, 2}, "1 of the third");
+    expect(greedy_slots(layers, 30), {2, 1, 0}, "6.5");
+    expect(greedy_slots(layers, 50), {3, 2, 0}, "5.5 4.5");
+    expect(greedy_slots(layers, 70), {3, 3, 1}, "3 2.75");
 }
 
 static void nothing_known_gives_an_even_share() {
@@ -107,8 +106,15 @@ static void nothing_known_gives_an_even_share() {
         const std::vector<layer_demand> layers = {layer(6, 10), layer(3, 20), layer(6, 10)};
         expect(greedy_slots(layers, bytes), even_slots(layers, bytes), "unknown");
     }
-    const std::vector<layer_demand> idle(3, layer(4, 10, 0, {0, 0, 0, 0}));
-    expect(greedy_slots(idle, 80), {3, 3, 2}, "used by nobody yet");
+}
+
+static void equal_worth_gives_an_even_share() {
+    for (double uses : {0.0, 3.0}) {
+        const std::vector<layer_demand> layers(5, layer(6, 10, 0, std::vector<double>(6, uses)));
+        for (size_t bytes = 0; bytes <= 310; bytes += 10) {
+            expect(greedy_slots(layers, bytes), even_slots(layers, bytes), "equal");
+        }
+    }
 }
 
 static void useless_numbers_count_as_no_use() {
@@ -122,6 +128,7 @@ static void absurd_sizes_do_not_wrap_round() {
     const std::vector<layer_demand> layers(3, layer(512, huge / 2, 1));
     expect(even_slots(layers, huge), {1, 1, 0}, "two halves");
     expect(greedy_slots(layers, huge), {1, 1, 0}, "two halves");
+    expect(greedy_slots({layer(512, huge / 2, 4)}, huge), {2}, "four halves are not little");
     expect(even_slots({layer(2, 0)}, 0), {0}, "bytes unknown, no budget");
 }
 
@@ -230,6 +237,7 @@ int main() {
     every_layer_first_gets_its_minimum();
     layers_without_known_uses_count_as_the_mean();
     nothing_known_gives_an_even_share();
+    equal_worth_gives_an_even_share();
     useless_numbers_count_as_no_use();
     absurd_sizes_do_not_wrap_round();
     a_budget_is_never_exceeded_nor_left_unspent();

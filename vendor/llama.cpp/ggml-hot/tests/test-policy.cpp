@@ -192,6 +192,16 @@ static void a_newcomer_must_lead_by_more_than_the_hysteresis() {
     }
 }
 
+static void nobody_is_displaced_while_vacant_slots_are_filled() {
+    slot_map slots(4, 2);
+    place(slots, 0, 0);
+    auto policy = make_policy(window(4, 2, 0));
+    token(*policy, slots, {1, 1, 1, 3, 3});
+    carry_out(slots, token(*policy, slots, {2}));
+    CHECK(residents(slots) == std::vector<int>({0, 2}), "the window's end filled a slot");
+    CHECK(token(*policy, slots, {2}).empty(), "and displaced nobody, though 1 and 3 had led over 0");
+}
+
 static void a_vacant_slot_asks_for_no_lead() {
     slot_map slots(4, 2);
     place(slots, 0, 0);
@@ -603,6 +613,7 @@ int main() {
     an_expert_on_its_way_is_not_fetched_twice();
     a_full_cache_does_not_swap_inside_the_window();
     a_newcomer_must_lead_by_more_than_the_hysteresis();
+    nobody_is_displaced_while_vacant_slots_are_filled();
     a_vacant_slot_asks_for_no_lead();
     the_most_used_newcomer_displaces_the_least_used_resident();
     counts_start_anew_with_each_window();
