@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+MATRIX ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint device-test device-sanitize bench clean
+.PHONY: help setup demo test lint device-unit device-sanitize test-device bench clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -26,7 +27,7 @@ $(STAMP): pyproject.toml
 demo: setup ## the whole tool on a small model made here (first time: builds llama.cpp)
 	$(BIN)/hottune run demo $(ARGS)
 
-test: lint device-test device-sanitize ## lint, build the engine, then all tests
+test: lint device-unit device-sanitize ## lint, build the engine, then all tests
 	@echo "== tests"
 	HOTTUNE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest $(ARGS)
 
@@ -36,13 +37,19 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-device-test: setup ## build the engine, then the device's own C++ tests
+device-unit: setup ## build the engine, then the device's own C++ tests, with the short matrix
 	@echo "== engine build (the first takes minutes, later ones none) and the device's C++ tests"
 	$(BIN)/hottune build --device-tests
 
-device-sanitize: setup ## the same tests under AddressSanitizer and UBSan
+device-sanitize: setup ## the same tests under AddressSanitizer with UBSan, and under ThreadSanitizer
 	@echo "== the device's C++ tests under AddressSanitizer and UBSan"
 	$(BIN)/hottune build --device-tests --sanitize address,undefined
+	@echo "== the device's C++ tests under ThreadSanitizer"
+	$(BIN)/hottune build --device-tests --sanitize thread
+
+test-device: setup ## the matrix: every architecture x every type (MATRIX=gpu: with the cache on the real GPU)
+	@echo "== the device against llama.cpp's CPU path: architectures x types"
+	$(BIN)/hottune build --device-matrix $(MATRIX)
 
 bench: setup ## the project's own benchmarks (bench/*.py)
 	@set -e; found=; for file in bench/*.py; do \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,15 @@ from rich.console import Console
 from rich.text import Text
 
 from hottune.cli.common import RichProgress, cache_dir, emit_json, handled
-from hottune.engine.build import BuildOptions, build_engine, run_device_tests
+from hottune.engine.build import BuildOptions, build_engine, run_device_matrix, run_device_tests
 from hottune.engine.facts import Backend, EngineBuild
+
+
+class _MatrixOn(StrEnum):
+    """Where the caches of the device's matrix lie."""
+
+    CPU = "cpu"  # and on virtual GPUs
+    GPU = "gpu"
 
 
 def build(
@@ -43,6 +51,7 @@ def build(
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     device_tests: Annotated[bool, typer.Option("--device-tests", hidden=True)] = False,
     sanitize: Annotated[str, typer.Option("--sanitize", hidden=True)] = "",
+    device_matrix: Annotated[_MatrixOn | None, typer.Option("--device-matrix", hidden=True)] = None,
 ) -> None:
     """Build llama.cpp and the hot-expert device into the cache folder, or say where they are already."""
     with handled(json_output):
@@ -63,6 +72,12 @@ def build(
                     options, cache_dir=cache_dir(), progress=progress, sanitize=sanitize
                 )
                 typer.echo(printed)
+                return
+            if device_matrix is not None:
+                on_gpu = device_matrix is _MatrixOn.GPU
+                run_device_matrix(
+                    options, cache_dir=cache_dir(), progress=progress, on_gpu=on_gpu, on_line=typer.echo
+                )
                 return
             result = build_engine(options, cache_dir=cache_dir(), progress=progress)
         finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hottune.engine import device, executable, llama, prebuilt, sources
+from hottune.engine import device, device_tests, executable, llama, prebuilt, sources
 from hottune.engine.device import DevicePlan
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.engine.lock import only_one
@@ -122,13 +124,38 @@ def run_device_tests(
     Raises:
         BuildFailedError: a test fails or does not compile. And all that `build_engine` raises.
     """
+    with _planned(options, cache_dir, progress) as plan:
+        jobs = options.jobs or default_jobs()
+        return device_tests.run_tests(plan.device, jobs=jobs, progress=progress, sanitize=sanitize)
+
+
+def run_device_matrix(
+    options: BuildOptions,
+    *,
+    cache_dir: Path,
+    progress: Progress,
+    on_gpu: bool,
+    on_line: Callable[[str], None],
+) -> None:
+    """Build what is missing, then try the device on a model of every architecture; `on_line` gets the table.
+
+    Raises:
+        BuildFailedError: a row fails, or the tests do not compile. And all that `build_engine` raises.
+    """
+    with _planned(options, cache_dir, progress) as plan:
+        jobs = options.jobs or default_jobs()
+        device_tests.run_matrix(plan.device, jobs=jobs, progress=progress, on_gpu=on_gpu, on_line=on_line)
+
+
+@contextmanager
+def _planned(options: BuildOptions, cache_dir: Path, progress: Progress) -> Iterator[_Plan]:
+    """The finished build's plan, while no other process builds there."""
     build_engine(options, cache_dir=cache_dir, progress=progress)
     pin = load_pin()
     source = _provide_source(options, pin, cache_dir, progress)
     plan, _ = _plan(options, source, find_compiler(), pin, cache_dir)
     with only_one(plan.folder.with_suffix(".lock"), progress, purpose="building llama.cpp"):
-        jobs = options.jobs or default_jobs()
-        return device.run_device_tests(plan.device, jobs=jobs, progress=progress, sanitize=sanitize)
+        yield plan
 
 
 def source_dir(options: BuildOptions, *, cache_dir: Path, progress: Progress | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Compile our hot-expert device beside a llama.cpp, and run its own tests."""
+"""Compile our hot-expert device beside a llama.cpp."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def compile_device(plan: DevicePlan, *, jobs: int, progress: Progress) -> Path:
     build = plan.folder
     log = build.with_suffix(".log")
     progress.start("Building the hot-expert device", None, "steps")
-    _configure(build, plan, log=log, tests=False)
+    configure(build, plan, log=log)
     step = "Building the hot-expert device"
     run_ninja(find_tool("ninja"), build, ("ggml-hot",), jobs=jobs, log=log, step=step, progress=progress)
     (build / _DONE).touch()
@@ -69,38 +69,32 @@ def discard_device(plan: DevicePlan) -> None:
     (plan.folder / _DONE).unlink(missing_ok=True)
 
 
-def run_device_tests(plan: DevicePlan, *, jobs: int, progress: Progress, sanitize: str = "") -> str:
-    """Compile and run the device's own C++ tests; return what ctest printed.
+def configure(
+    build: Path,
+    plan: DevicePlan,
+    *,
+    log: Path,
+    lib_dir: Path | None = None,
+    tests: bool = False,
+    sanitize: str = "",
+) -> None:
+    """Let CMake set up a build folder for the device, or for its tests as well.
 
-    `sanitize` names the compiler's sanitizers for device and tests, like `address,undefined`; "" for none.
+    Args:
+        build: the folder.
+        plan: what to compile.
+        log: receives what CMake prints.
+        lib_dir: ggml's libraries to link with; None = those of the plan.
+        tests: whether the tests belong to it.
+        sanitize: the compiler's sanitizers for all of it, like `address,undefined`; "" for none.
 
     Raises:
-        BuildFailedError: they do not compile, or one fails.
+        BuildFailedError: CMake failed.
     """
-    build = plan.folder.with_name("-".join(["device-tests", plan.key, *sanitize.split(",")]).rstrip("-"))
-    log = build.with_suffix(".log")
-    log.unlink(missing_ok=True)
-    progress.start("Building the device's tests", None, "steps")
-    _configure(build, plan, log=log, tests=True, sanitize=sanitize)
-    step = "Building the device's tests"
-    run_ninja(find_tool("ninja"), build, (), jobs=jobs, log=log, step=step, progress=progress)
-    progress.finish()
-    progress.start("Running the device's tests")
-    printed: list[str] = []
-    argv: list[object] = [find_tool("ctest"), "--test-dir", build, "--output-on-failure", "--no-tests=error"]
-    code = run_step(argv, log=log, on_line=printed.append)
-    if code != 0:
-        for line in printed:
-            progress.say(line)
-    require_success(code, step="Running the device's tests", log=log)
-    progress.finish(next((line for line in printed if "tests passed" in line), ""))
-    return "\n".join(printed)
-
-
-def _configure(build: Path, plan: DevicePlan, *, log: Path, tests: bool, sanitize: str = "") -> None:
     argv: list[object] = [find_tool("cmake"), "-S", vendor_dir() / "ggml-hot", "-B", build, "-G", "Ninja"]
     argv += [f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}", "-DCMAKE_BUILD_TYPE=Release"]
-    argv += [f"-DGGML_HOT_LLAMA_SOURCE={plan.llama_source}", f"-DGGML_HOT_LLAMA_LIB={plan.lib_dir}"]
+    argv += [f"-DGGML_HOT_LLAMA_SOURCE={plan.llama_source}"]
+    argv += [f"-DGGML_HOT_LLAMA_LIB={lib_dir or plan.lib_dir}"]
     argv += [f"-DGGML_HOT_TESTS={'ON' if tests else 'OFF'}", f"-DGGML_HOT_SANITIZE={sanitize}"]
     code = run_step(argv, log=log, env=plan.compiler.environment())
     require_success(code, step="Configuring the hot-expert device", log=log)
