@@ -4,9 +4,11 @@
 #include "ggml.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <random>
 #include <stdexcept>
+#include <thread>
 
 // as --cpu-moe: common/common.h
 static const char * const experts_pattern = "\\.ffn_(up|down|gate|gate_up)_(ch|)exps";
@@ -84,6 +86,10 @@ std::vector<float> forced_logits(llama_context * ctx, const std::vector<llama_to
     forget(ctx);
     for (int at = 0; at < (int) tokens.size(); at += n_batch) {
         decode(ctx, tokens.data() + at, std::min(n_batch, (int) tokens.size() - at), at, logits);
+        if (at / n_batch == 2) {
+            // No token waits for an upload, and on a busy machine these few would all be done before the first one.
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        }
     }
     return logits;
 }
