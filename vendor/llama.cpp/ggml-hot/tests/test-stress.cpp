@@ -7,12 +7,19 @@
 #include <atomic>
 #include <thread>
 
+// sanitizers make each token several times as long
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+static constexpr int usual_tokens = 60;
+#else
+static constexpr int usual_tokens = 300;
+#endif
+
 int main(int argc, char ** argv) {
     if (argc < 3) {
         fprintf(stderr, "usage: %s <libggml-hot> <folder of ggml's libraries> [tokens]\n", argv[0]);
         return 2;
     }
-    const int n_tokens = argc > 3 ? atoi(argv[3]) : 300;
+    const int n_tokens = argc > 3 ? atoi(argv[3]) : usual_tokens;
     const std::string socket_path = "/tmp/hot-stress-" + std::to_string(getpid());
     // two asynchronous virtual GPUs; a stream step waits up to 0.3 ms, so copies are still under way when tokens go on
     const devices dev = load_plugin(argv[1], argv[2], {{"GGML_HOT_K", "12"}, {"GGML_HOT_INTERVAL", "1"}, {"GGML_HOT_HYSTERESIS", "0"},
