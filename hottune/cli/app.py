@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models": ("models", "app", "Download, inspect and synthesize models."),
     "report": ("report", "report", "Render the result of a study again, in any format."),
     "studies": ("studies", "app", "List, show and resume studies."),
+    "trace": ("trace", "trace", "Record which experts a model chooses, or generate such a trace."),
 }
 
 
