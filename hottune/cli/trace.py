@@ -149,7 +149,7 @@ def target(out: Path | None, name: str) -> Path:
     """
     from hottune.routing.trace_writer import refuse_foreign
 
-    path = (out or Path(f"{Path(name).stem or 'model'}{SUFFIX}")).expanduser().absolute()
+    path = (out or Path(f"{name}{SUFFIX}")).expanduser().absolute()
     try:
         refuse_foreign(path)
         if not path.parent.is_dir():
@@ -210,7 +210,7 @@ def _record(
     from hottune.tasks import prepare, record
     from hottune.workload.workloads import context_needed, load_workload
 
-    path = target(out, f"{'demo' if config.is_demo else Path(config.model).name}-{config.workload}")
+    path = target(out, f"{Path(config.model).name.removesuffix('.gguf').replace(':', '-')}-{config.workload}")
     work = load_workload(config.workload, scale=config.scale or 1.0)
     if tokens is not None:
         work = record.with_tokens(work, tokens)

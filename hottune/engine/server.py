@@ -124,10 +124,13 @@ class Server:
     def start_trace(self, path: Path, *, weights: bool = False) -> None:
         """Let the device write the router's choices to a file, until `stop_trace` or the server's end.
 
+        The cache's counters begin again with the trace.
+
         Raises:
             ControlError: there is no cache, or the device cannot write there.
         """
         control.start_trace(_socket_path(self._folder), path, weights=weights)
+        control.reset(_socket_path(self._folder))
 
     def stop_trace(self) -> None:
         """End the trace; harmless when there is none.

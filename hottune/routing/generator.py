@@ -23,8 +23,8 @@ from scipy.signal import lfilter
 from hottune.routing.statistics import LayerRouting
 
 #: Repetitive text goes round in loops of so many tokens, so many times, both ends included.
-LOOP_TOKENS = (8, 48)
-LOOP_ROUNDS = (2, 6)
+LOOP_TOKENS = (2, 16)
+LOOP_ROUNDS = (3, 9)
 
 Floats = npt.NDArray[np.float32]
 
