@@ -12,15 +12,14 @@ from functools import cache
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from hottune.routing import statistics
 from hottune.routing.generator import RoutingModel, draw_layer
 from hottune.routing.statistics import LayerRouting
 
-#: What a fit is judged by: this many prompts of this length, and for sets that serve other prompts many short
-#: ones.
-PROMPTS, PROMPT_TOKENS = 4, 512
-SHORT_PROMPTS, SHORT_TOKENS = 64, 32
+#: A figure is the mean over so many prompts at least, however few it was published for.
+PROMPTS = 4
 #: Late layers are alike, so a few stand for all.
 LATE_LAYERS = 3
 #: The tokens that count as a request's first.
@@ -33,34 +32,36 @@ class Figure:
 
     Attributes:
         statistic: what it is; a key of `STATISTICS`.
-        at: its argument: tokens, experts in the cache, or percent served.
+        at: its argument: tokens, experts in the cache, or percent served; 0 where it has none.
         published: the number, as a share.
+        run: prompts and tokens of each for which it was published; caches are empty at the beginning.
         source: who published it.
         layer: of one layer; None = mean over all.
-        tolerance: how far the generator may be from it.
+        by: prompts, of those of the run, by which a static set is chosen that serves the others.
+        tolerance: how far the generator may be from it; wider where no fit comes closer (docs/routing.md).
     """
 
     statistic: str
     at: int
     published: float
+    run: tuple[int, int]
     source: str
     layer: int | None = None
+    by: int = 0
     tolerance: float = 0.03
 
     def label(self) -> str:
         """Return what the number is, in words."""
         where = "" if self.layer is None else f", layer {self.layer}"
-        return STATISTICS[self.statistic].label.format(at=self.at) + where
+        return STATISTICS[self.statistic].label.format(at=self.at, by=self.by) + where
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """How a published number is computed from a layer; `long` is of few long prompts, else of many short
-    ones."""
+    """How a published number is computed from one run of a layer."""
 
     label: str
-    compute: Callable[[LayerRouting, int], float]
-    long: bool = True
+    compute: Callable[[LayerRouting, Figure], float]
 
 
 @dataclass(frozen=True)
@@ -71,65 +72,50 @@ class Preset:
     figures: tuple[Figure, ...]
 
 
-def _lru(layer: LayerRouting, size: int) -> float:
-    # The published curves hit less at k experts than repeats at the next token: one by one (docs/routing.md).
-    distances = statistics.stack_distances(layer, one_by_one=True)
-    return float(statistics.lru_curve(distances, layer.n_expert)[size])
+def _distances(layer: LayerRouting) -> npt.NDArray[np.int32]:
+    # The engines that published fetch one expert after the other (docs/routing.md).
+    return statistics.stack_distances(layer, one_by_one=True)
 
 
-def _prompt_by_prompt(compute: Callable[[LayerRouting], float]) -> Callable[[LayerRouting], float]:
-    def mean(layer: LayerRouting) -> float:
-        parts = [slice(at, at + PROMPT_TOKENS) for at in range(0, len(layer.token), PROMPT_TOKENS)]
-        return float(
-            np.mean(
-                [
-                    compute(LayerRouting(layer.experts[part], layer.token[part], layer.n_expert))
-                    for part in parts
-                ]
-            )
-        )
-
-    return mean
+def _lru(layer: LayerRouting, figure: Figure) -> float:
+    return float(statistics.lru_curve(_distances(layer), layer.n_expert)[figure.at])
 
 
-def _misses(layer: LayerRouting, size: int, which: int) -> float:
-    distances = statistics.stack_distances(layer, one_by_one=True)
-    return statistics.misses_early_and_later(layer, distances, size, first=FIRST_TOKENS)[which]
+def _misses(layer: LayerRouting, figure: Figure) -> tuple[float, float]:
+    return statistics.misses_early_and_later(layer, _distances(layer), figure.at, first=FIRST_TOKENS)
 
 
-def _held_out(layer: LayerRouting, size: int) -> float:
-    half = len(layer.token) // 2
-    seen, other = (
-        LayerRouting(layer.experts[part], layer.token[part], layer.n_expert)
-        for part in (slice(half), slice(half, None))
-    )
-    return float(statistics.static_curve(other, statistics.uses(seen))[size])
+def _static(layer: LayerRouting, figure: Figure) -> float:
+    seen = figure.by * figure.run[1]
+    chosen_by = statistics.uses(_part(layer, 0, seen)) if seen else None
+    served = _part(layer, seen, len(layer.token))
+    return float(statistics.static_curve(served, chosen_by)[figure.at])
+
+
+def _part(layer: LayerRouting, begin: int, end: int) -> LayerRouting:
+    some = slice(begin, end)
+    return LayerRouting(layer.experts[some], layer.token[some], layer.n_expert)
 
 
 STATISTICS: Mapping[str, Statistic] = MappingProxyType(
     {
-        "repeat": Statistic("repeats within {at} tokens", lambda one, at: statistics.repeats(one, at)),
+        "repeat": Statistic("repeats within {at} tokens", lambda one, f: statistics.repeats(one, f.at)),
         "lru": Statistic("LRU of {at} hits", _lru),
-        "lru-miss": Statistic("LRU of {at} misses", lambda one, at: 1 - _lru(one, at)),
+        "lru-miss": Statistic("LRU of {at} misses", lambda one, f: 1 - _lru(one, f)),
         "first-miss": Statistic(
-            f"LRU of {{at}} misses in the first {FIRST_TOKENS} tokens",
-            lambda one, at: _prompt_by_prompt(lambda part: _misses(part, at, 0))(one),
+            f"LRU of {{at}} misses in the first {FIRST_TOKENS} tokens", lambda one, f: _misses(one, f)[0]
         ),
-        "later-miss": Statistic(
-            "LRU of {at} misses later",
-            lambda one, at: _prompt_by_prompt(lambda part: _misses(part, at, 1))(one),
-        ),
-        "static": Statistic(
-            "the prompt's best {at} experts serve",
-            lambda one, at: _prompt_by_prompt(lambda part: statistics.static_curve(part)[at])(one),
-        ),
+        "later-miss": Statistic("LRU of {at} misses later", lambda one, f: _misses(one, f)[1]),
+        "static": Statistic("its best {at} experts serve", _static),
+        "static-other": Statistic("the best {at} experts of {by} prompts serve others", _static),
         "static-size": Statistic(
-            "share of the experts that serves {at} % of a prompt",
-            lambda one, at: (
-                _prompt_by_prompt(lambda part: statistics.static_size(part, at / 100))(one) / one.n_expert
-            ),
+            "share of the experts that serves {at} %",
+            lambda one, f: statistics.static_size(one, f.at / 100) / one.n_expert,
         ),
-        "static-held-out": Statistic("the best {at} experts of other prompts serve", _held_out, long=False),
+        "touched": Statistic(
+            "share of the experts ever chosen", lambda one, f: 1 - statistics.unused_share(one)
+        ),
+        "entropy": Statistic("evenness of use (entropy)", lambda one, f: statistics.usage_entropy(one)),
     }
 )
 
@@ -138,31 +124,34 @@ def evaluate(model: RoutingModel, figures: tuple[Figure, ...], seed: int = 0) ->
     """Return what a generator gives for each figure. Late layers are alike: `LATE_LAYERS` stand for all."""
 
     @cache
-    def drawn(layer: int, long: bool) -> LayerRouting:
-        prompts, tokens = (PROMPTS, PROMPT_TOKENS) if long else (SHORT_PROMPTS, SHORT_TOKENS)
-        experts = draw_layer(model, layer, prompts * tokens, tokens, seed)
-        return LayerRouting(experts, np.arange(len(experts), dtype=np.int64), model.experts)
+    def runs(layer: int, prompts: int, tokens: int) -> list[LayerRouting]:
+        n_runs, each = max(1, PROMPTS // prompts), prompts * tokens
+        experts = draw_layer(model, layer, n_runs * each, tokens, seed)
+        count = np.arange(each, dtype=np.int64)
+        return [
+            LayerRouting(experts[begin : begin + each], count, model.experts)
+            for begin in range(0, len(experts), each)
+        ]
+
+    def value(figure: Figure, layer: int) -> float:
+        compute = STATISTICS[figure.statistic].compute
+        return float(np.mean([compute(one, figure) for one in runs(layer, *figure.run)]))
 
     early = [layer for layer in range(model.layers) if model.scale(layer) < 1]
     late = range(len(early), model.layers)
     found = []
     for figure in figures:
-        statistic = STATISTICS[figure.statistic]
-
-        def value(layer: int, figure: Figure = figure, statistic: Statistic = statistic) -> float:
-            return statistic.compute(drawn(layer, statistic.long), figure.at)
-
         if figure.layer is not None:
-            found.append(value(figure.layer))
+            found.append(value(figure, figure.layer))
             continue
-        of_late = float(np.mean([value(layer) for layer in late[:LATE_LAYERS]])) if late else 0.0
-        found.append((sum(value(layer) for layer in early) + of_late * len(late)) / model.layers)
+        of_late = float(np.mean([value(figure, layer) for layer in late[:LATE_LAYERS]])) if late else 0.0
+        of_early = sum(value(figure, layer) for layer in early)
+        found.append((of_early + of_late * len(late)) / model.layers)
     return found
 
 
-_IMP = "threads 1359 and 1374 of the engine imp, Qwen3-30B-A3B"
-_IMP_FLASH = "thread 2061 of the engine imp, Qwen3.8-Flash-Next"
-_FREETOKEN = "FreeToken issue 231, Ornith-35B"
+_IMP = "github.com/kekzl/imp, pull request "
+_FREETOKEN = "github.com/FlashML-org/FreeToken, pull request 231"
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -171,24 +160,27 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 layers=48,
                 experts=128,
                 used=8,
-                sigma_g=0.75,
-                sigma_s=2.06,
-                sigma_a=1.83,
-                rho_a=0.61,
-                sigma_b=0.5,
-                rho_b=0.97,
-                early_scale=0.7,
+                sigma_g=1.22,
+                sigma_s=1.152,
+                sigma_a=1.387,
+                rho_a=0.744,
+                sigma_b=0.896,
+                rho_b=0.987,
+                early_scale=0.5,
             ),
             (
-                Figure("repeat", 1, 0.45, _IMP),
-                Figure("repeat", 8, 0.80, _IMP),
-                Figure("lru", 8, 0.366, _IMP),
-                Figure("lru", 24, 0.741, _IMP),
-                Figure("lru", 49, 0.894, _IMP),
-                Figure("lru", 81, 0.962, _IMP),
-                Figure("first-miss", 70, 0.138, _IMP),
-                Figure("later-miss", 70, 0.053, _IMP),
-                Figure("static-size", 90, 61.5 / 128, _IMP),
+                Figure("repeat", 1, 0.45, (3, 512), _IMP + "1359"),
+                Figure("repeat", 8, 0.80, (3, 512), _IMP + "1359"),
+                Figure("first-miss", 51, 0.138, (1, 512), _IMP + "1359"),
+                Figure("later-miss", 51, 0.053, (1, 512), _IMP + "1359", tolerance=0.045),
+                Figure("lru", 8, 0.366, (1, 256), _IMP + "1374", tolerance=0.05),
+                Figure("lru", 24, 0.741, (1, 256), _IMP + "1374"),
+                Figure("lru", 49, 0.894, (1, 256), _IMP + "1374"),
+                Figure("lru", 81, 0.962, (1, 256), _IMP + "1374"),
+                Figure("static", 51, 0.921, (1, 512), _IMP + "1358"),
+                Figure("static-other", 51, 0.676, (9, 512), _IMP + "1358", by=1),
+                Figure("static-other", 51, 0.726, (9, 512), _IMP + "1358", by=8),
+                Figure("static-size", 90, 61.5 / 128, (3, 512), _IMP + "1356"),
             ),
         ),
         "qwen3.8-flash-next": Preset(
@@ -196,21 +188,23 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 layers=48,
                 experts=512,
                 used=10,
-                sigma_g=0.70,
-                sigma_s=1.66,
-                sigma_a=2.10,
-                rho_a=0.80,
-                sigma_b=0.5,
-                rho_b=0.97,
-                early_scale=0.7,
+                sigma_g=0.615,
+                sigma_s=0.442,
+                sigma_a=2.722,
+                rho_a=0.261,
+                sigma_b=3.128,
+                rho_b=0.98,
+                early_scale=0.827,
             ),
             (
-                Figure("lru", 31, 0.435, _IMP_FLASH),
-                Figure("lru", 62, 0.62, _IMP_FLASH),
-                Figure("lru", 93, 0.72, _IMP_FLASH),
-                Figure("lru", 124, 0.789, _IMP_FLASH),
-                Figure("lru", 171, 0.85, _IMP_FLASH),
-                Figure("static-held-out", 32, 0.10, "llama.cpp discussion 27861"),
+                Figure("lru", 31, 0.435, (1, 300), _IMP + "2061"),
+                Figure("lru", 62, 0.62, (1, 300), _IMP + "2061"),
+                Figure("lru", 93, 0.72, (1, 300), _IMP + "2061"),
+                Figure("lru", 124, 0.789, (1, 300), _IMP + "2061"),
+                Figure("lru", 171, 0.85, (1, 300), _IMP + "2061", tolerance=0.06),
+                Figure("touched", 0, 384 / 512, (1, 300), _IMP + "2061", layer=0, tolerance=0.05),
+                Figure("static", 64, 0.41, (1, 300), _IMP + "2061", layer=0, tolerance=0.11),
+                Figure("static-other", 32, 0.10, (8, 128), "llama.cpp, discussion 27861", by=4),
             ),
         ),
         "ornith-35b": Preset(
@@ -218,23 +212,26 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 layers=40,
                 experts=256,
                 used=8,
-                sigma_g=1.0,
-                sigma_s=2.5,
-                sigma_a=1.5,
-                rho_a=0.7,
-                sigma_b=0.5,
-                rho_b=0.97,
-                early_share=0.15,
-                early_scale=0.5,
+                sigma_g=0.5,
+                sigma_s=1.417,
+                sigma_a=1.535,
+                rho_a=0.651,
+                sigma_b=0.839,
+                rho_b=0.976,
+                early_share=0.281,
+                early_scale=0.247,
             ),
             (
-                Figure("lru", 57, 0.741, _FREETOKEN),
-                Figure("static", 57, 0.764, _FREETOKEN),
-                Figure("lru-miss", 57, 0.50, _FREETOKEN, layer=0),
-                Figure("lru-miss", 57, 0.45, _FREETOKEN, layer=1),
-                Figure("lru-miss", 57, 0.44, _FREETOKEN, layer=2),
-                Figure("lru-miss", 57, 0.36, _FREETOKEN, layer=3),
-                Figure("lru-miss", 57, 0.33, _FREETOKEN, layer=4),
+                Figure("lru", 57, 0.741, (1, 256), _FREETOKEN),
+                Figure("static", 57, 0.764, (1, 256), _FREETOKEN),
+                Figure("lru-miss", 57, 0.498, (1, 256), _FREETOKEN, layer=0),
+                Figure("lru-miss", 57, 0.446, (1, 256), _FREETOKEN, layer=1),
+                Figure("lru-miss", 57, 0.441, (1, 256), _FREETOKEN, layer=2, tolerance=0.05),
+                Figure("lru-miss", 57, 0.361, (1, 256), _FREETOKEN, layer=3),
+                Figure("lru-miss", 57, 0.326, (1, 256), _FREETOKEN, layer=4),
+                Figure("touched", 0, 173.1 / 256, (1, 256), _FREETOKEN),
+                Figure("static-size", 90, 92.3 / 256, (1, 256), _FREETOKEN),
+                Figure("entropy", 0, 0.813, (1, 256), _FREETOKEN),
             ),
         ),
         "glm-4.7-flash": Preset(
@@ -243,14 +240,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 experts=64,
                 used=4,
                 sigma_g=0.6,
-                sigma_s=1.0,
+                sigma_s=0.674,
                 sigma_a=0.6,
                 rho_a=0.6,
                 sigma_b=0.4,
                 rho_b=0.97,
                 early_scale=0.7,
             ),
-            (Figure("repeat", 1, 0.257, "mlx-lm issue 1485, GLM-4.7-Flash"),),
+            (Figure("repeat", 1, 0.257, (1, 512), "mlx-lm, issue 1485"),),
         ),
     }
 )

@@ -44,7 +44,7 @@ def by_layer(trace: Trace) -> dict[int, LayerRouting]:
         ValueError: a layer does not use the same number of experts for every token.
     """
     found: dict[int, LayerRouting] = {}
-    order = np.argsort(trace.choices.layer, kind="stable")
+    order = np.argsort(trace.choices.layer.astype(np.uint16), kind="stable")  # by radix
     ends = np.cumsum(np.bincount(trace.choices.layer, minlength=max(trace.layers, default=0) + 1))
     for index, layer in sorted(trace.layers.items()):
         mine = order[ends[index - 1] if index else 0 : ends[index]]

@@ -121,9 +121,18 @@ def test_a_preset_gives_the_published_figures(name: str) -> None:
     assert not wrong
 
 
-def test_every_figure_has_a_source_and_a_place_in_the_documentation() -> None:
+def test_a_wider_tolerance_is_the_exception() -> None:
     figures = [figure for preset in PRESETS.values() for figure in preset.figures]
     assert all(figure.source for figure in figures)
-    assert len({(figure.source, figure.statistic, figure.at, figure.layer) for figure in figures}) == len(
-        figures
-    )
+    assert sum(figure.tolerance > 0.03 for figure in figures) <= len(figures) / 5
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_routing_without_locality_gives_none_of_the_published_hit_rates(name: str) -> None:
+    preset = PRESETS[name]
+    none = {"sigma_g": 0, "sigma_s": 0, "sigma_a": 0, "sigma_b": 0}
+    figures = tuple(one for one in preset.figures if one.statistic in ("repeat", "lru", "lru-miss", "static"))
+    found = evaluate(preset.model.model_copy(update=none), figures, SEED)
+    for figure, value in zip(figures, found, strict=True):
+        if figure.at < preset.model.experts / 3:  # nearly everything fits into larger caches
+            assert abs(value - figure.published) > figure.tolerance, figure.label()
