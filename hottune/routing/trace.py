@@ -31,6 +31,7 @@ _NUMBER_BYTES = 10  # the longest number: 64 bits, seven a byte
 
 _BLOCK_FIELDS = 6  # what the first pass notes of a block: see _Scan.blocks
 _ROWS, _USED = 2, 3  # two of them
+_TABLE = [1, 5, 2, 3]  # of them, as in Trace.blocks
 _BLOCKS_AT_ONCE = 1 << 16  # in the second pass
 
 
@@ -79,6 +80,8 @@ class Trace:
         truncated: the trace was not ended properly (its server was killed, or still runs); the last token may
             lack some layers then.
         choices: all of them.
+        blocks: the choices of one layer for tokens that were computed together, in the file's order: array
+            [n_blocks, 4] of layer, first token, tokens, experts a token. Layer 0 begins a batch.
     """
 
     version: int
@@ -87,6 +90,7 @@ class Trace:
     n_tokens: int
     truncated: bool
     choices: Choices
+    blocks: npt.NDArray[np.int64]
 
     def to_frame(self) -> pd.DataFrame:
         """Return the choices as a table with the columns token, layer, place, expert and weight."""
@@ -117,6 +121,7 @@ def parse_trace(data: bytes, *, name: str = "the trace") -> Trace:
         n_tokens=scan.n_tokens,
         truncated=scan.truncated,
         choices=_extract(data, scan, has_weights),
+        blocks=np.asarray(scan.blocks, dtype=np.int64).reshape(-1, _BLOCK_FIELDS)[:, _TABLE],
     )
 
 
