@@ -34,7 +34,7 @@ def bench(
     policy: Annotated[
         Policy,
         typer.Option(
-            help="Which experts are kept: the most used lately (window, lfru), last used, or the profile's."
+            help="Which experts are kept: most used lately (window, lfru), last used, or a profile's."
         ),
     ] = "window",
     interval: Annotated[int, typer.Option(min=1, help="Tokens between rebalances (window, lfru).")] = 60,

@@ -1,7 +1,7 @@
 """Replay: what the device's cache would have done on a recorded routing, by the device's own policies.
 
-The loop over the trace runs in C++ (`vendor/llama.cpp/ggml-hot/replay/replay.cpp`), compiled together with the
-policies of the device itself; see docs/routing.md for what is exact and what is assumed.
+The loop over the trace runs in C++ (`vendor/llama.cpp/ggml-hot/replay/replay.cpp`), compiled together with
+the policies of the device itself; see docs/routing.md for what is exact and what is assumed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Routing:
 
     @classmethod
     def from_choices(cls, experts: npt.NDArray[np.integer], n_expert: int) -> Routing:
-        """Make a routing of single tokens, as in decoding, from an array [tokens, layers, experts a token]."""
+        """Make a routing of single tokens, as in decoding, from an array [tokens, layers, experts]."""
         n_tokens, n_layers, n_used = experts.shape
         blocks = np.ones((n_tokens * n_layers, 3), dtype=np.int32)
         blocks[:, 0] = np.tile(np.arange(n_layers), n_tokens)
@@ -262,7 +262,7 @@ class Replay:
     Args:
         library: the compiled policies (`hottune.engine.replay_library`).
         routing: the trace.
-        expert_bytes: bytes of one expert, all its weights, for each layer; without, no limit of uploads holds.
+        expert_bytes: bytes of one expert, all its weights, for each layer; without, uploads have no limit.
         profile: uses of each expert by the name of the layer's first weight; other names are ignored.
     """
 
