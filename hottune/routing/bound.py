@@ -6,9 +6,9 @@
             + sum over layers in VRAM [ U b / BW_hbm ]
 
 with U experts used, b bytes of one expert and m misses of a token in a layer. The mean over m is taken
-outside the maximum, for E[max] > max(E). Uploads run beside all this and slow the CPU down while they do: with f, the
-share of the token's time in which PCIe is busy (bytes uploaded for a token / BW_pcie_overlapped / t_token, at
-most 1), BW_cpu is the harmonic mean of its value alone and its value beside PCIe, weighted by 1 - f and f.
+outside the maximum, for E[max] > max(E). Uploads run beside all this and slow the CPU down while they do:
+with f, the share of the token's time in which PCIe is busy (bytes uploaded for a token / BW_pcie_overlapped /
+t_token, at most 1), BW_cpu is the harmonic mean of its value alone and its value beside PCIe, weighted by 1 - f and f.
 
 Everything here is decoding of single tokens; the device computes hot and cold experts of a layer at the same
 time, and layers one after the other.
@@ -191,10 +191,10 @@ _PRIOR = 0.02  # relative error that a factor of e between start and result is w
 
 
 def fit(measured: Sequence[Measured], start: Bandwidths) -> Fit:
-    """Fit the CPU's bandwidth and the three fixed times to measurements, by least squares of errors in %.
+    """Fit the CPU's bandwidth and the three fixed times to measurements, by least squares of log ratios.
 
-    What the measurements do not tell apart stays near `start`: t_sync and t_token_fixed, for example, when all
-    have the same number of layers in RAM. The CPU's bandwidth beside PCIe keeps its ratio to that alone.
+    What the measurements do not tell apart stays near `start`: t_sync and t_token_fixed, for example, when
+    all have the same number of layers in RAM. The CPU's bandwidth beside PCIe keeps its ratio to that alone.
 
     Args:
         measured: placements with the time that a token really took; two at least.

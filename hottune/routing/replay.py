@@ -120,6 +120,11 @@ class ReplaySettings(BaseModel):
         description="whether the device met the last layer before all others, as after a prompt that passed "
         "the cache by; shifts the windows",
     )
+    slots_from_start: bool = Field(
+        default=False,
+        description="whether the slots were there, empty, when the trace began: settings changed in a running "
+        "server; else they are taken when a layer comes round again",
+    )
     cold_tokens: int = Field(default=64, ge=0, description="first tokens, counted apart")
 
 
@@ -368,7 +373,7 @@ class Replay:
             one.n_expert,
             min(settings.slots, one.n_expert),
             met * settings.interval // n_layers,
-            0 if is_first_met else 1,  # slots are taken when a layer comes round again
+            0 if is_first_met or settings.slots_from_start else 1,
             self._expert_bytes[layer] if self._expert_bytes is not None else 0,
             ctypes.cast(uses, ctypes.POINTER(ctypes.c_double)) if uses is not None else None,
         )

@@ -67,6 +67,10 @@ def test_the_layer_that_was_met_before_has_its_slots_one_token_earlier(library: 
     assert [early.layers[0].hits, replayed(library, routing, 1, "lru").layers[0].hits] == [2, 1]
 
 
+def test_slots_may_be_there_when_the_trace_begins(library: ctypes.CDLL) -> None:
+    assert replayed(library, one_layer([1], [1], [1]), 1, "lru", slots_from_start=1).layers[0].hits == 2
+
+
 def test_lru_gives_up_the_expert_unused_for_longest(library: ctypes.CDLL) -> None:
     #                 no cache  in   in   hit  in for 2  hit  miss, for 3
     routing = one_layer([0], [1], [2], [1], [3], [1], [2])
