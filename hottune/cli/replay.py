@@ -207,7 +207,8 @@ def _read(path: Path) -> Trace:
         )
     if recorded.truncated:
         common.console().print(
-            Text(f"{path} has no end (its server was killed, or still runs): replaying what is there.")
+            Text(f"{path} has no end (its server was killed, or still runs): replaying what is there."),
+            soft_wrap=True,
         )
     return recorded
 

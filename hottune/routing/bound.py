@@ -8,7 +8,8 @@
 with U experts used, b bytes of one expert and m misses of a token in a layer. The mean over m is taken
 outside the maximum, for E[max] > max(E). Uploads run beside all this and slow the CPU down while they do:
 with f, the share of the token's time in which PCIe is busy (bytes uploaded for a token / BW_pcie_overlapped /
-t_token, at most 1), BW_cpu is the harmonic mean of its value alone and its value beside PCIe, weighted by 1 - f and f.
+t_token, at most 1), BW_cpu is the harmonic mean of its value alone and its value beside PCIe, weighted by
+1 - f and f.
 
 Everything here is decoding of single tokens; the device computes hot and cold experts of a layer at the same
 time, and layers one after the other.

@@ -122,8 +122,8 @@ class ReplaySettings(BaseModel):
     )
     slots_from_start: bool = Field(
         default=False,
-        description="whether the slots were there, empty, when the trace began: settings changed in a running "
-        "server; else they are taken when a layer comes round again",
+        description="whether the slots were there, empty, when the trace began: settings changed in a "
+        "running server; else they are taken when a layer comes round again",
     )
     cold_tokens: int = Field(default=64, ge=0, description="first tokens, counted apart")
 
