@@ -201,6 +201,12 @@ class BadTraceError(HottuneError):
     exit_code = 70
 
 
+class BadProfileError(HottuneError):
+    """A profile of expert uses cannot be read, or is of another model."""
+
+    exit_code = 71
+
+
 def all_errors() -> list[type[HottuneError]]:
     """Return every error class, ordered by exit code (for documentation and the uniqueness test)."""
     return sorted(HottuneError.__subclasses__(), key=lambda error: error.exit_code)

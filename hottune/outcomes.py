@@ -67,7 +67,7 @@ class HotStats(_Frozen):
     time_us: dict[str, float] = Field(
         default_factory=dict, description="mean time a layer and token by phase: submit, cold, wait, swap"
     )
-    policy: str = Field(default="", description="how the experts were chosen: window, lru, static")
+    policy: str = Field(default="", description="how the experts were chosen: window, lru, lfru, static")
     shared_budget: bool = Field(default=False, description="one budget over all layers")
     evictions: int = Field(default=0, description="experts that lost their place to another one")
     multi_blocks: int = Field(default=0, description="blocks of a layer computed for more than one token")

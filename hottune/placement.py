@@ -27,9 +27,12 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
-#: How the device chooses the experts that it keeps: the most used of the last tokens, the last used, or those
-#: that a profile names.
-Policy = Literal["window", "lru", "static"]
+#: How the device chooses the experts that it keeps: the most used of the last tokens, the last used, the most
+#: used where older uses count less, or those that a profile names.
+Policy = Literal["window", "lru", "lfru", "static"]
+
+#: Policies to which `rebalance_interval` means something.
+INTERVAL_POLICIES: frozenset[Policy] = frozenset({"window", "lfru"})
 
 #: Speculative decoding of llama-server without a draft model (`--spec-type`): drafts come from n-grams of the
 #: text so far.
@@ -65,12 +68,14 @@ class Placement(BaseModel):
     n_cpu_moe: int = Field(ge=0, description="layers, counted from the first, whose experts stay in RAM")
     hot_k: int = Field(default=0, ge=0, description="experts of each such layer kept in VRAM; 0 = no device")
     rebalance_interval: int = Field(
-        default=60, ge=1, description="tokens between rebalances of the cache (policy window)"
+        default=60,
+        ge=1,
+        description="tokens between rebalances of the cache (window), or four half-lives of a use (lfru)",
     )
     policy: Policy = Field(
         default="window",
         description="which experts are kept: window, the most used of the last tokens; lru, the last used; "
-        "static, those of the profile",
+        "lfru, the most used, older uses counting less; static, those of the profile",
     )
     shared_budget: bool = Field(
         default=False, description="one budget over all layers: those that miss more get more of it"
@@ -127,9 +132,9 @@ class Placement(BaseModel):
         """
         words = ["--fit"] if self.fit else [f"ncmoe {self.n_cpu_moe}"]
         if self.hot_k:
-            by_window = self.policy == "window"
-            words.append(f"+ hot {self.hot_k}" + (f"/{self.rebalance_interval}" if by_window else ""))
-            words += [self.policy] * (not by_window) + ["shared"] * self.shared_budget
+            by_interval = self.policy in INTERVAL_POLICIES
+            words.append(f"+ hot {self.hot_k}" + (f"/{self.rebalance_interval}" if by_interval else ""))
+            words += [self.policy] * (self.policy != "window") + ["shared"] * self.shared_budget
             words += ["profile"] * (self.hot_profile is not None)
             words += [f"bypass {self.prefill_bypass}"] * (self.prefill_bypass != 1)
         words += [f"ub {self.ubatch}"] * (not self.fit)

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "build": ("build", "build", "Build llama.cpp and the hot-expert device into the cache folder."),
     "doctor": ("doctor", "doctor", "Check what hottune finds on this machine and what is missing."),
     "models": ("models", "app", "Download, inspect and synthesize models."),
+    "replay": ("replay", "replay", "Show what each cache would have done on a recorded routing."),
     "report": ("report", "report", "Render the result of a study again, in any format."),
     "studies": ("studies", "app", "List, show and resume studies."),
     "trace": ("trace", "trace", "Record which experts a model chooses, or generate such a trace."),

@@ -33,9 +33,11 @@ def bench(
     ] = False,
     policy: Annotated[
         Policy,
-        typer.Option(help="Which experts are kept: the most used lately, the last used, or the profile's."),
+        typer.Option(
+            help="Which experts are kept: most used lately (window, lfru), last used, or a profile's."
+        ),
     ] = "window",
-    interval: Annotated[int, typer.Option(min=1, help="Tokens between rebalances (policy window).")] = 60,
+    interval: Annotated[int, typer.Option(min=1, help="Tokens between rebalances (window, lfru).")] = 60,
     shared_budget: Annotated[
         bool, typer.Option("--shared-budget", help="Give layers that miss more a larger part of the cache.")
     ] = False,

@@ -34,6 +34,8 @@ def plan_device(
     state = hashlib.sha256(f"{llama_key}\0{lib_dir}\0{compiler.version}\0".encode())
     root = vendor_dir() / "ggml-hot"
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        if path.relative_to(root).parts[0] == "replay":
+            continue  # a library of its own, see replay_library.py
         state.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     key = state.hexdigest()[:12]
     return DevicePlan(parent / f"device-{key}", key, llama_source, lib_dir, compiler)

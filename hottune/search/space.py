@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from hottune.errors import CeilingTooSmallError
 from hottune.models.shape import MoeShape
 from hottune.outcomes import Engagement, Measurement, Outcome, OutOfMemory, Rejected
-from hottune.placement import Placement, Policy
+from hottune.placement import INTERVAL_POLICIES, Placement, Policy
 from hottune.units import mib
 
 INTERVALS = (8, 512)
 DEFAULT_INTERVAL = 60
 #: Policies worth searching; "static" wants a profile.
-POLICIES: tuple[Policy, ...] = ("window", "lru")
+POLICIES: tuple[Policy, ...] = ("window", "lru", "lfru")
 #: Share of the room for the cache that the sampler uses: below, a cache would waste VRAM that is free.
 CACHE_SHARE = (0.3, 1.0)
 #: A placement that ran out of memory needed at least this share of the ceiling more than was predicted.
@@ -242,8 +242,8 @@ class Space:
         n_cpu_moe = draw.suggest_int("n_cpu_moe", fewest, self.shape.n_layers)
         share = draw.suggest_float("cache_share", *CACHE_SHARE)
         policy = draw.suggest_categorical("policy", POLICIES)
-        interval = DEFAULT_INTERVAL  # it means something to one policy only
-        if policy == "window":
+        interval = DEFAULT_INTERVAL  # it means something to some policies only
+        if policy in INTERVAL_POLICIES:
             interval = draw.suggest_int("rebalance_interval", *INTERVALS, log=True)
         bypass = draw.suggest_categorical("prefill_bypass", self.bypasses)
         return self.hot(n_cpu_moe, ubatch, share=share, interval=interval, bypass=bypass, policy=policy)
@@ -261,7 +261,7 @@ class Space:
             "policy": placement.policy,
             "prefill_bypass": placement.prefill_bypass,
         }
-        if placement.policy == "window":
+        if placement.policy in INTERVAL_POLICIES:
             drawn["rebalance_interval"] = placement.rebalance_interval
         return drawn
 

@@ -32,6 +32,7 @@ def test_a_placement_of_an_older_study_is_the_same_arrangement() -> None:
         ({}, "ncmoe 8 + hot 4/60 ub 512"),
         ({"hot_k": 0, "policy": "lru"}, "ncmoe 8 ub 512"),
         ({"policy": "lru", "shared_budget": True}, "ncmoe 8 + hot 4 lru shared ub 512"),
+        ({"policy": "lfru"}, "ncmoe 8 + hot 4/60 lfru ub 512"),
         ({"policy": "static", "hot_profile": Path("p.json")}, "ncmoe 8 + hot 4 static profile ub 512"),
         ({"prefill_bypass": 8, "parallel": 4}, "ncmoe 8 + hot 4/60 bypass 8 ub 512 np 4"),
         ({"hot_k": 0, "fit": True}, "--fit"),

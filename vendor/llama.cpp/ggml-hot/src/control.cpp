@@ -74,7 +74,7 @@ static std::optional<policy_kind> optional_policy(const json & request, const ch
     }
     policy_kind kind{};
     if (!request[key].is_string() || !parse_policy(request[key].get<std::string>(), kind)) {
-        throw bad_request(in_quotes(key) + " must be \"window\", \"lru\" or \"static\"");
+        throw bad_request(in_quotes(key) + " must be \"window\", \"lru\", \"lfru\" or \"static\"");
     }
     return kind;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <climits>
+#include <cmath>
 #include <iterator>
 
 namespace hot {
@@ -41,7 +42,7 @@ bool has_slot(const slot_map & slots, int expert) {
     return slots.slot_of[expert] >= 0 || slots.is_coming(expert);
 }
 
-// What the three policies share: vacant slots go to the profile's most used experts, then to what was missed.
+// What all policies share: vacant slots go to the profile's most used experts, then to what was missed.
 // Policies remember experts and hardly ever slots, so that they outlive a change of the number of slots.
 class filling_policy : public policy {
 protected:
@@ -231,6 +232,77 @@ private:
     std::vector<int>     oldest_;
 };
 
+class lfru_policy final : public filling_policy {
+public:
+    explicit lfru_policy(const policy_options & options)
+        : filling_policy(options), uses_(options.n_expert, 0), last_use_(options.n_expert, 0) {
+        set_interval(options.interval);
+        // the profile's favourites begin with up to one use, so that they leave in its order and before all that was used
+        for (int e : favourites_) {
+            uses_[e] = options.uses[e] / options.uses[favourites_[0]];
+        }
+    }
+
+    void set_interval(int interval) override { growth_ = std::exp2(half_lives / std::max(1, interval)); }
+
+    // Instead of letting all counts fade with each token, the next use weighs more.
+    void count(const int32_t * experts, int n) override {
+        now_++;
+        one_use_ *= growth_;
+        if (one_use_ > 1e100) {
+            for (double & uses : uses_) {
+                uses /= one_use_;
+            }
+            one_use_ = 1;
+        }
+        for (int i = 0; i < n; i++) {
+            uses_[experts[i]] += one_use_;
+            last_use_[experts[i]] = now_;
+        }
+    }
+
+    std::vector<swap> plan(const slot_map & slots, const std::vector<int> & missed) override {
+        std::vector<swap> swaps = fill(slots, missed);
+        if (!unplaced_.empty()) {
+            displace_rarest(slots, swaps);
+        }
+        planned_ = now_;
+        return swaps;
+    }
+
+private:
+    void displace_rarest(const slot_map & slots, std::vector<swap> & swaps) {
+        rarest_.clear();
+        for (int slot = 0; slot < slots.n_slots(); slot++) {
+            const int expert = slots.expert_of[slot];  // none where one is coming
+            if (expert >= 0 && last_use_[expert] <= planned_) {
+                rarest_.push_back(slot);
+            }
+        }
+        const auto uses = [&](int slot) { return uses_[slots.expert_of[slot]]; };
+        const size_t n = std::min(unplaced_.size(), rarest_.size());
+        std::partial_sort(rarest_.begin(), rarest_.begin() + (ptrdiff_t) n, rarest_.end(), [&](int a, int b) {
+            return uses(a) != uses(b) ? uses(a) < uses(b) : a < b;
+        });
+        std::partial_sort(unplaced_.begin(), unplaced_.begin() + (ptrdiff_t) n, unplaced_.end(), [&](int a, int b) {
+            return uses_[a] != uses_[b] ? uses_[a] > uses_[b] : a < b;
+        });
+        for (size_t i = 0; i < n && uses_[unplaced_[i]] > uses(rarest_[i]); i++) {
+            swaps.push_back({unplaced_[i], rarest_[i]});
+        }
+    }
+
+    static constexpr double half_lives = 4;  // in an interval
+
+    double               growth_  = 1;   // of one_use_, with each token
+    double               one_use_ = 1;   // what the last token's uses weigh
+    std::vector<double>  uses_;          // [n_expert] older uses weigh less
+    int64_t              now_     = 0;   // tokens seen
+    int64_t              planned_ = 0;   // of which so many before this batch
+    std::vector<int64_t> last_use_;      // [n_expert] token of the last use; 0 when there was none
+    std::vector<int>     rarest_;
+};
+
 class fixed_policy final : public filling_policy {
 public:
     explicit fixed_policy(const policy_options & options) : filling_policy(options) {}
@@ -245,7 +317,8 @@ struct named_policy {
     const char * name;
 };
 
-const named_policy policies[] = {{policy_kind::window, "window"}, {policy_kind::lru, "lru"}, {policy_kind::fixed, "static"}};
+const named_policy policies[] = {{policy_kind::window, "window"}, {policy_kind::lru, "lru"}, {policy_kind::lfru, "lfru"},
+                                 {policy_kind::fixed, "static"}};
 
 }  // namespace
 
@@ -271,6 +344,7 @@ const char * policy_name(policy_kind kind) {
 std::unique_ptr<policy> make_policy(const policy_options & options) {
     switch (options.kind) {
         case policy_kind::lru:    return std::make_unique<lru_policy>(options);
+        case policy_kind::lfru:   return std::make_unique<lfru_policy>(options);
         case policy_kind::fixed:  return std::make_unique<fixed_policy>(options);
         case policy_kind::window: break;
     }

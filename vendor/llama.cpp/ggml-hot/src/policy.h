@@ -53,16 +53,16 @@ public:
     virtual void set_interval(int) {}
 };
 
-enum class policy_kind { window, lru, fixed };
+enum class policy_kind { window, lru, lfru, fixed };
 
-// "window", "lru", "static"; false when it is none of them.
+// "window", "lru", "lfru", "static"; false when it is none of them.
 bool parse_policy(const std::string & name, policy_kind & kind);
 const char * policy_name(policy_kind kind);
 
 struct policy_options {
     policy_kind kind       = policy_kind::window;
     int         n_expert   = 0;
-    int         interval   = 60;  // window: tokens between rebalances
+    int         interval   = 60;  // window: tokens between rebalances; lfru: four half-lives of a use
     int         hysteresis = 1;   // window: uses by which a newcomer must lead to displace a resident expert
     int         phase      = 0;   // window: shifts it by so many tokens, so that layers do not all swap at once
     std::vector<double> uses;     // [n_expert] from a profile, or empty: which experts come first
@@ -71,9 +71,11 @@ struct policy_options {
 // window  Tumbling window: counts over `interval` tokens; at its end an expert displaces a resident one that was used
 //         at least hysteresis + 1 times less. Vacant slots are filled at once by what was missed.
 // lru     Every missed expert comes in, in place of the one unused for longest; never one used by the same batch.
+// lfru    Uses count half after a quarter of `interval` tokens. A missed expert comes in where its uses lead those of the
+//         resident one with the fewest, in place of that; never one used by the same batch.
 // fixed   The experts with the most uses in the profile, and they stay. Without a profile: the first that are missed.
 //
-// With a profile, all three fill vacant slots with its most used experts first, missed or not.
+// With a profile, all of them fill vacant slots with its most used experts first, missed or not.
 std::unique_ptr<policy> make_policy(const policy_options & options);
 
 }  // namespace hot

@@ -51,7 +51,7 @@ static policy_kind read_policy(const char * name, policy_kind fallback) {
     const std::string text = read_text(name);
     policy_kind kind = fallback;
     if (!text.empty() && !parse_policy(text, kind)) {
-        GGML_LOG_WARN("ggml_hot: %s='%s' is not window, lru or static: using %s\n", name, text.c_str(), policy_name(fallback));
+        GGML_LOG_WARN("ggml_hot: %s='%s' is not window, lru, lfru or static: using %s\n", name, text.c_str(), policy_name(fallback));
     }
     return kind;
 }

@@ -21,7 +21,7 @@ const std::vector<environment> shuffles = {
     {{"GGML_HOT_K", "9"}, {"GGML_HOT_INTERVAL", "2"}},
     {{"GGML_HOT_K", "15"}, {"GGML_HOT_INTERVAL", "1"}},
     {{"GGML_HOT_K", "5"}, {"GGML_HOT_POLICY", "lru"}},
-    {{"GGML_HOT_K", "12"}, {"GGML_HOT_POLICY", "lru"}},
+    {{"GGML_HOT_K", "12"}, {"GGML_HOT_POLICY", "lfru"}},
     {{"GGML_HOT_K", "7"}, {"GGML_HOT_POLICY", "static"}},
     {{"GGML_HOT_MIB", "2"}, {"GGML_HOT_SHARED", "1"}},
     {{"GGML_HOT_K", "8"}, {"GGML_HOT_BYPASS", "1"}},

@@ -191,7 +191,7 @@ static void a_bad_request_is_told_what_was_expected_and_changes_nothing() {
         {"{\"cmd\":\"set\",\"k\":1,\"mib\":1}", "not both"},
         {"{\"cmd\":\"set\",\"k\":1,\"bypass\":65}", "\\\"bypass\\\" must be an integer from 1 to 64"},
         {"{\"cmd\":\"set\",\"shared_budget\":0}", "\\\"shared_budget\\\" must be true or false"},
-        {"{\"cmd\":\"set\",\"policy\":\"LRU\"}", "\\\"policy\\\" must be \\\"window\\\", \\\"lru\\\" or \\\"static\\\""},
+        {"{\"cmd\":\"set\",\"policy\":\"LRU\"}", "\\\"policy\\\" must be \\\"window\\\", \\\"lru\\\", \\\"lfru\\\" or \\\"static\\\""},
         {"{\"cmd\":\"set\",\"policy\":1}", "\\\"policy\\\" must be \\\"window\\\""},
     };
     for (const auto & c : cases) {

@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <random>
 #include <set>
@@ -14,7 +15,7 @@ using hot::slot_map;
 
 using experts = std::vector<int32_t>;
 
-static const policy_kind all_kinds[] = {policy_kind::window, policy_kind::lru, policy_kind::fixed};
+static const policy_kind all_kinds[] = {policy_kind::window, policy_kind::lru, policy_kind::lfru, policy_kind::fixed};
 
 static policy_options options(policy_kind kind, int n_expert) {
     policy_options o;
@@ -318,16 +319,20 @@ static void the_expert_unused_for_longest_makes_room() {
 }
 
 static void an_expert_used_by_the_same_batch_stays() {
-    slot_map slots(6, 2);
-    auto policy = make_policy(options(policy_kind::lru, 6));
-    carry_out(slots, token(*policy, slots, {0, 1}));
-    CHECK(token(*policy, slots, {0, 1, 2}).empty(), "both were used by this very token");
-    const int32_t first[] = {1, 3}, second[] = {3, 4};
-    policy->count(first, 2);
-    policy->count(second, 2);
-    const auto swaps = policy->plan(slots, {3, 4});
-    CHECK(swaps.size() == 1 && swaps[0].slot == slots.slot_of[0], "1 was used by the first token of the batch, 0 before it");
-    CHECK(!swaps.empty() && swaps[0].expert == 3, "3 and 4 were last used by the same token: the first comes");
+    for (policy_kind kind : {policy_kind::lru, policy_kind::lfru}) {
+        slot_map slots(6, 2);
+        policy_options o = options(kind, 6);
+        o.interval = 1;
+        auto policy = make_policy(o);
+        carry_out(slots, token(*policy, slots, {0, 1}));
+        CHECK(token(*policy, slots, {0, 1, 2}).empty(), "both were used by this very token");
+        const int32_t first[] = {1, 3}, second[] = {3, 4};
+        policy->count(first, 2);
+        policy->count(second, 2);
+        const auto swaps = policy->plan(slots, {3, 4});
+        CHECK(swaps.size() == 1 && swaps[0].slot == slots.slot_of[0], "1 was used by the first token of the batch, 0 before it");
+        CHECK(!swaps.empty() && swaps[0].expert == 3, "3 and 4 were last used by the same token: the first comes");
+    }
 }
 
 static void of_the_misses_in_a_batch_the_latest_come_first() {
@@ -342,18 +347,68 @@ static void of_the_misses_in_a_batch_the_latest_come_first() {
 }
 
 static void unused_experts_of_the_profile_leave_in_reverse_order() {
-    slot_map slots(6, 3);
-    policy_options o = options(policy_kind::lru, 6);
-    o.uses = {9, 0, 5, 0, 7, 0};
-    auto policy = make_policy(o);
-    carry_out(slots, token(*policy, slots, {}));
-    std::vector<int> gone;
-    for (int missed : {1, 3, 5}) {
-        const auto swaps = token(*policy, slots, {missed});
-        gone.push_back(swaps.empty() ? -1 : slots.expert_of[swaps[0].slot]);
-        carry_out(slots, swaps);
+    for (policy_kind kind : {policy_kind::lru, policy_kind::lfru}) {
+        slot_map slots(6, 3);
+        policy_options o = options(kind, 6);
+        o.uses = {9, 0, 5, 0, 7, 0};
+        auto policy = make_policy(o);
+        carry_out(slots, token(*policy, slots, {}));
+        std::vector<int> gone;
+        for (int missed : {1, 3, 5}) {
+            const auto swaps = token(*policy, slots, {missed});
+            gone.push_back(swaps.empty() ? -1 : slots.expert_of[swaps[0].slot]);
+            carry_out(slots, swaps);
+        }
+        CHECK(gone == std::vector<int>({2, 4, 0}), "%s: %d %d %d", hot::policy_name(kind), gone[0], gone[1], gone[2]);
     }
-    CHECK(gone == std::vector<int>({2, 4, 0}), "%d %d %d", gone[0], gone[1], gone[2]);
+}
+
+// ---- lfru ----
+
+static policy_options lfru(int n_expert, int interval) {
+    policy_options o = options(policy_kind::lfru, n_expert);
+    o.interval = interval;
+    return o;
+}
+
+static void the_expert_with_the_fewest_recent_uses_makes_room() {
+    slot_map slots(5, 3);
+    auto policy = make_policy(lfru(5, 40));  // a use counts half after 10 tokens
+    for (int e : {0, 0, 0, 1, 2, 2}) {
+        carry_out(slots, token(*policy, slots, {e}));
+    }
+    const auto swaps = token(*policy, slots, {3});
+    CHECK(swaps.size() == 1 && swaps[0].slot == slots.slot_of[1], "expert 1 was used once, 0 and 2 more often");
+}
+
+static void a_use_counts_half_after_a_quarter_of_the_interval() {
+    // expert 0 was used twice, the last time n tokens before expert 1 is used once: 1 leads after about one half-life
+    for (int n : {9, 11}) {
+        slot_map slots(3, 1);
+        auto policy = make_policy(lfru(3, 40));
+        carry_out(slots, token(*policy, slots, {0}));
+        const int32_t again[] = {0};
+        policy->count(again, 1);  // one token later: 1 + 2^(-1/10) uses, 1.93
+        for (int i = 1; i < n; i++) {
+            token(*policy, slots, {});
+        }
+        CHECK(token(*policy, slots, {1}).size() == (n == 11 ? 1u : 0u), "%d tokens", n);
+    }
+}
+
+static void counts_stay_true_over_many_tokens() {
+    for (int interval : {1, 4, 1000}) {  // rescaled every 83 tokens, every 332, and once in 83,000
+        slot_map slots(4, 2);
+        auto policy = make_policy(lfru(4, interval));
+        for (int i = 0; i < 200000; i++) {
+            carry_out(slots, token(*policy, slots, {i % 2}));
+        }
+        CHECK(residents(slots) == std::vector<int>({0, 1}), "interval %d", interval);
+        for (int i = 0; i < interval; i++) {
+            carry_out(slots, token(*policy, slots, {2}));
+        }
+        CHECK(slots.slot_of[2] >= 0, "interval %d: expert 2 was used all the time", interval);
+    }
 }
 
 // ---- static ----
@@ -398,17 +453,27 @@ struct observer {
     std::vector<int64_t> last_use;  // [n_expert] token, 0 = never
     std::vector<int>     window;    // [n_expert] uses in this window
     std::vector<int>     ended;     // [n_expert] uses in the last window that ended
+    std::vector<double>  faded;     // [n_expert] uses, each half after a quarter of the interval
     std::set<int>        batch;     // experts used since the last plan
     int64_t              now = 0;
     int                  seen;
 
     explicit observer(const policy_options & opt)
-        : o(opt), last_use(opt.n_expert, 0), window(opt.n_expert, 0), ended(opt.n_expert, 0), seen(opt.phase % opt.interval) {}
+        : o(opt), last_use(opt.n_expert, 0), window(opt.n_expert, 0), ended(opt.n_expert, 0), faded(opt.n_expert, 0), seen(opt.phase % opt.interval) {
+        const double most = opt.uses.empty() ? 0 : *std::max_element(opt.uses.begin(), opt.uses.end());
+        for (int e = 0; most > 0 && e < opt.n_expert; e++) {
+            faded[e] = opt.uses[e] / most;
+        }
+    }
 
     void count(const experts & used) {
         now++;
         seen++;
+        for (double & uses : faded) {
+            uses *= std::exp2(-4.0 / o.interval);
+        }
         for (int e : used) {
+            faded[e]++;
             last_use[e] = now;
             window[e]++;
             batch.insert(e);
@@ -432,6 +497,9 @@ struct observer {
             check_displacement(slots, s);
         }
         check_filling(slots, missed, swaps, experts_named);
+        if (o.kind == policy_kind::lfru) {
+            check_lfru(slots, missed, swaps, experts_named, slots_named);
+        }
         if (o.kind == policy_kind::lru) {
             check_lru(slots, missed, experts_named, slots_named);
         }
@@ -447,7 +515,7 @@ struct observer {
         if (o.kind == policy_kind::window) {
             CHECK(ended[s.expert] > ended[displaced] + o.hysteresis, "%d uses against %d", ended[s.expert], ended[displaced]);
         }
-        if (o.kind == policy_kind::lru) {
+        if (o.kind == policy_kind::lru || o.kind == policy_kind::lfru) {
             CHECK(batch.count(displaced) == 0, "expert %d was used by this batch", displaced);
         }
     }
@@ -472,6 +540,30 @@ struct observer {
             for (int e : missed) {
                 CHECK(!outside(e) || experts_named.count(e), "there was room for expert %d", e);
             }
+        }
+    }
+
+    void check_lfru(const slot_map & slots, const std::vector<int> & missed, const std::vector<hot::swap> & swaps,
+                    const std::set<int> & experts_named, const std::set<int> & slots_named) const {
+        constexpr double rounding = 1e-9;
+        double most_gone = 0, fewest_kept = HUGE_VAL;
+        for (const hot::swap & s : swaps) {
+            const int gone = slots.expert_of[s.slot];
+            if (gone >= 0) {
+                most_gone = std::max(most_gone, faded[gone]);
+                CHECK(faded[s.expert] > faded[gone] * (1 - rounding), "%g uses against %g", faded[s.expert], faded[gone]);
+            }
+        }
+        for (int s = 0; s < slots.n_slots(); s++) {
+            const int e = slots.expert_of[s];
+            if (e >= 0 && !slots_named.count(s) && !batch.count(e)) {
+                fewest_kept = std::min(fewest_kept, faded[e]);
+            }
+        }
+        CHECK(most_gone <= fewest_kept * (1 + rounding), "an expert with more uses than another was displaced");
+        for (int e : missed) {
+            const bool wanted = slots.slot_of[e] < 0 && !slots.is_coming(e) && !experts_named.count(e);
+            CHECK(!wanted || faded[e] <= fewest_kept * (1 + rounding), "expert %d could have come in", e);
         }
     }
 
@@ -626,6 +718,9 @@ int main() {
     an_expert_used_by_the_same_batch_stays();
     of_the_misses_in_a_batch_the_latest_come_first();
     unused_experts_of_the_profile_leave_in_reverse_order();
+    the_expert_with_the_fewest_recent_uses_makes_room();
+    a_use_counts_half_after_a_quarter_of_the_interval();
+    counts_stay_true_over_many_tokens();
     what_came_first_stays();
     plans_keep_the_contract_whatever_happens_to_the_uploads();
     the_same_run_gives_the_same_plans();
