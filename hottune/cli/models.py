@@ -1,4 +1,4 @@
-"""`hottune models`: search, pull, inspect and synthesize models."""
+"""`hottune models`: search, pull, inspect, synthesize and inflate models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli import common
+from hottune.cli.inflate import inflate_command
 from hottune.errors import BadSettingError
 from hottune.models.blocks import WeightType
 from hottune.models.memory import estimate, max_hot_k, min_n_cpu_moe
@@ -23,7 +24,9 @@ from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.units import format_bytes
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Download, inspect and synthesize models.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Download, inspect, synthesize and inflate models."
+)
 
 _CEILINGS_GIB = (8, 12, 16, 24)
 _GPU_CONTEXT_MIB = 500.0  # what CUDA takes before llama.cpp does
@@ -165,6 +168,9 @@ def synthesize_command(
             common.emit_json(found)
         else:
             typer.echo(found.path)
+
+
+app.command(name="inflate")(inflate_command)
 
 
 def _reason(location: tuple[int | str, ...], message: str) -> str:

@@ -191,7 +191,8 @@ def random_scales(rng: np.random.Generator, n_blocks: int, n_scales: int) -> Raw
 
 def nibbles(q: NDArray[Any]) -> Raw:
     """Pack blocks x 32 numbers below 16 as ggml's 32-blocks do: weight i with weight i + 16."""
-    return (q[:, :16] | (q[:, 16:] << 4)).astype(np.uint8)
+    packed: Raw = (q[:, :16] | (q[:, 16:] << 4)).astype(np.uint8)
+    return packed
 
 
 def _lowest(d: NDArray[Any]) -> NDArray[Any]:

@@ -49,10 +49,14 @@ class _Affine(_Super):
             self._set_scales(blocks, d[:, 0], d[:, 0])
             return
         values = _values(d, q).reshape(len(blocks), len(groups) * GROUP // self.part, self.part)
-        low = np.minimum(values.min(axis=2), 0)
-        wanted = (np.maximum(values.max(axis=2), 0) - low) / self.levels
+        if self.fidelity is Fidelity.EXACT:  # at least 15 levels: the small model's own grid
+            wanted = np.abs(d.astype(np.float32))
+            low = np.where(d < 0, np.float32(-7), np.float32(-8)) * wanted
+        else:
+            low = np.minimum(values.min(axis=2), 0)
+            wanted = (np.maximum(values.max(axis=2), 0) - low) / self.levels
         unit, low_unit = _unit(wanted, self.steps), _unit(-low, self.steps)
-        scales, minimums = _multiples(wanted, unit), _multiples(-low, low_unit)
+        scales, minimums = _multiples(wanted, unit, self.steps), _multiples(-low, low_unit, self.steps)
         step = np.maximum(unit[:, None] * scales, np.float32(1e-30))
         quants = np.rint((values + (low_unit[:, None] * minimums)[..., None]) / step[..., None])
         quants = np.clip(quants, 0, self.levels).astype(np.int16).reshape(len(blocks), len(groups), GROUP)
@@ -127,13 +131,13 @@ class _Symmetric(_Super):
 
     def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
         scale = self._scale_of(d, q)
-        if len(groups) == 1 and self.fidelity is not Fidelity.REQUANTIZED or scale.shape[1] == 1:
+        if (len(groups) == 1 and self.fidelity is not Fidelity.REQUANTIZED) or scale.shape[1] == 1:
             unit, multiples = scale[:, 0], np.ones(scale.shape, int)
             for group in range(self.groups):
                 self._set_part(blocks, group, np.ones((len(blocks), 1), int))
         else:
             unit = _unit(np.abs(scale), self.steps)
-            multiples = _multiples(scale, unit)
+            multiples = _multiples(scale, unit, self.steps)
         self._set_scales(blocks, unit)
         each = scale.shape[1] // len(groups)
         step = unit[:, None] * multiples
@@ -218,7 +222,8 @@ class _Iq4Xs(_Symmetric):
         return d.astype(np.float32) * nonlinear_codes()[0]
 
     def _codes(self, d: NDArray[Any], q: NDArray[Any], step: Floats) -> NDArray[Any]:
-        return nonlinear_codes()[1][q + 8]
+        codes: NDArray[Any] = nonlinear_codes()[1][q + 8]
+        return codes
 
     def _set_part(self, blocks: Raw, group: int, multiples: NDArray[Any]) -> None:
         six_bits = multiples[:, 0] + 32
@@ -235,15 +240,15 @@ def _values(d: NDArray[Any], q: NDArray[Any]) -> Floats:
 
 def _unit(sizes: Floats, steps: int) -> Floats:
     """Return the float16 (as float32) of which the largest size of each block is `steps` multiples."""
-    return (sizes.max(axis=1) / steps).astype(np.float16).astype(np.float32)
+    unit: Floats = (sizes.max(axis=1) / steps).astype(np.float16).astype(np.float32)
+    return unit
 
 
-def _multiples(sizes: Floats, unit: Floats) -> NDArray[np.int64]:
-    """Return the sizes as whole multiples of their block's unit; a hair above the last is cut to 63, 127 ..."""
+def _multiples(sizes: Floats, unit: Floats, steps: int) -> NDArray[np.int64]:
+    """Return the sizes as whole multiples of their block's unit, `steps` at most."""
     safe = np.where(unit == 0, np.float32(1), unit)
-    limit = np.rint(np.abs(sizes).max(axis=1) / safe)[:, None]
     multiples = np.rint(sizes / safe[:, None])
-    return np.asarray(np.clip(multiples, -limit, limit)).astype(np.int64)
+    return np.asarray(np.clip(multiples, -steps, steps)).astype(np.int64)
 
 
 def _set_bits(field: NDArray[np.uint8], shift: int, n_bits: int, values: NDArray[Any]) -> None:

@@ -15,7 +15,15 @@ from hottune.models.codecs import Codec, Fidelity, Raw, codec, writable_type
 T = GGMLQuantizationType
 EXACT = [T.F32, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q4_K, T.Q5_K, T.Q6_K]
 #: Largest error allowed, as a share of the group's largest possible weight, 8 d.
-NEAR = {T.F16: 2**-11, T.BF16: 2**-8, T.IQ4_NL: 0.09, T.IQ4_XS: 0.09, T.MXFP4: 0.26, T.Q3_K: 0.23, T.Q2_K: 0.4}
+NEAR = {
+    T.F16: 2**-11,
+    T.BF16: 2**-8,
+    T.IQ4_NL: 0.09,
+    T.IQ4_XS: 0.09,
+    T.MXFP4: 0.26,
+    T.Q3_K: 0.23,
+    T.Q2_K: 0.4,
+}
 BLOCKS = 50
 
 
@@ -54,7 +62,9 @@ def test_one_group_in_a_block_is_kept_as_exactly_as_the_type_promises(kind: T) -
             assert (error <= NEAR[kind] * 8 * np.abs(d.astype(np.float32))[..., None]).all()
 
 
-@pytest.mark.parametrize(("kind", "share"), [(T.Q6_K, 0.01), (T.Q5_K, 0.045), (T.Q4_K, 0.085), (T.IQ4_XS, 0.1)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [(T.Q6_K, 0.01), (T.Q5_K, 0.025), (T.Q4_K, 0.025), (T.IQ4_XS, 0.1)]
+)
 @given(groups=st.sets(st.integers(0, 7), min_size=2), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
 def test_several_groups_in_a_block_are_near(kind: T, share: float, groups: set[int], seed: int) -> None:
