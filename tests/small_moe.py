@@ -23,6 +23,14 @@ from hottune.models.gguf_write import PlannedTensor, key_value, write_gguf
 Floats = NDArray[np.float64]
 
 
+def byte_words(n_words: int) -> tuple[str, ...]:
+    """Return a byte-level vocabulary: how GPT-2 writes the 256 bytes, made-up words, the unused token."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    letters = [chr(byte) for byte in plain] + [chr(256 + number) for number in range(len(rest))]
+    return (*letters, *(f"word{number}" for number in range(n_words - 257)), UNUSED_TOKEN)
+
+
 @dataclass(frozen=True)
 class SmallSpec:
     n_layers: int = 3
@@ -33,6 +41,9 @@ class SmallSpec:
     n_experts: int = 16
     n_used: int = 4
     n_ff: int = 32
+    sharpness: float = 2.0  # deviation of router logits; sharp ones make the last used expert matter less
+    own_head: bool = False  # with the embedding as head, a random model only repeats the last token
+    gain: float = 1.0  # of the blocks' outputs; less is less chaotic
     words: tuple[str, ...] = field(default=(*(f"w{number}" for number in range(99)), UNUSED_TOKEN))
 
 
@@ -70,6 +81,7 @@ def write_small_moe(path: Path, spec: SmallSpec = SmallSpec(), seed: int = 1) ->
         if name == "token_embd":
             # Like a trained model's: its direction is opposed by every other token's.
             values[:, 0] = np.abs(values[:, 0]) * 4
+        if name in ("token_embd", "output"):
             values[-1] = 0
             values[-1, 0] = -40 * np.abs(values).max()
         raw = quantize(values, GGMLQuantizationType.Q4_0)
@@ -83,6 +95,8 @@ def write_small_moe(path: Path, spec: SmallSpec = SmallSpec(), seed: int = 1) ->
 
     embd, heads, kv = spec.n_embd, spec.n_head * spec.head_dim, spec.n_head_kv * spec.head_dim
     matrix("token_embd", embd, len(spec.words), gain=np.sqrt(embd))
+    if spec.own_head:
+        matrix("output", embd, len(spec.words), gain=4.0)
     numbers("output_norm", rng.uniform(0.5, 1.5, embd))
     for layer in range(spec.n_layers):
         block = f"blk.{layer}."
@@ -93,11 +107,14 @@ def write_small_moe(path: Path, spec: SmallSpec = SmallSpec(), seed: int = 1) ->
         matrix(f"{block}attn_q", embd, heads)
         matrix(f"{block}attn_k", embd, kv)
         matrix(f"{block}attn_v", embd, kv)
-        matrix(f"{block}attn_output", heads, embd)
-        numbers(f"{block}ffn_gate_inp", rng.standard_normal((spec.n_experts, embd)) * 2 / np.sqrt(embd))
+        matrix(f"{block}attn_output", heads, embd, gain=spec.gain)
+        numbers(
+            f"{block}ffn_gate_inp",
+            rng.standard_normal((spec.n_experts, embd)) * spec.sharpness / np.sqrt(embd),
+        )
         matrix(f"{block}ffn_gate_exps", embd, spec.n_ff, spec.n_experts)
         matrix(f"{block}ffn_up_exps", embd, spec.n_ff, spec.n_experts)
-        matrix(f"{block}ffn_down_exps", spec.n_ff, embd, spec.n_experts, gain=3.0)
+        matrix(f"{block}ffn_down_exps", spec.n_ff, embd, spec.n_experts, gain=3.0 * spec.gain)
     raw = b"".join(key_value(key, value) for key, value in pairs.items())
     write_gguf(path, raw + b"".join(arrays), len(pairs) + len(arrays), tensors)
 
