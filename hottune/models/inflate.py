@@ -70,13 +70,23 @@ def inflate(
     return found
 
 
+def foreseen(base: BaseModel, target: Target, *, base_name: str) -> tuple[Inflation, int]:
+    """Return what `inflate` would say of the model and how many bytes of weights it would write.
+
+    Raises:
+        BadSettingError: as `inflate`.
+    """
+    plan = _Plan(base, target)
+    tensors = plan.tensors()
+    return plan.inflation(base_name, tensors), sum(tensor.n_bytes for tensor in tensors)
+
+
 class _Plan:
     """Plans every tensor of the large model; the weights are made when they are written."""
 
     def __init__(self, base: BaseModel, target: Target) -> None:
         self.base, self.target = base, target
         _check(base, target)
-        self.inexact: list[str] = []
         self.kept: Counter[tuple[str, str]] = Counter()  # matrices that are not exact, by name and why
         self.pools = Pools()
         self.layers = arrange_layers(base.n_layers, target.n_layers)

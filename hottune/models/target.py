@@ -252,7 +252,7 @@ def _attention(
             ),
         )
     heads = _number(header, "attention.head_count", 32)
-    size = _number(header, "attention.value_length", 128)
+    size = _number(header, "attention.value_length_mla", _number(header, "attention.value_length", 128))
     kv_heads = min(heads, _number(header, "attention.head_count_kv", heads))
     return heads * size, kv_heads * size, "its attention has no counterpart; ordinary attention stands in"
 

@@ -10,15 +10,16 @@ import gguf
 import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
+from gguf_builder import header
 from small_moe import Pass, SmallSpec, write_small_moe
 
 from hottune.errors import BadSettingError
 from hottune.models.base_model import UNUSED_TOKEN, BaseModel
 from hottune.models.gguf_header import read_header_file
-from hottune.models.inflate import inflate
+from hottune.models.inflate import foreseen, inflate
 from hottune.models.inflation import Inflation, card, inflation_of
 from hottune.models.resolve import load_model
-from hottune.models.target import Recipe, Target, target_like, target_of_numbers, with_layers
+from hottune.models.target import Recipe, Target, bytes_of, target_like, target_of_numbers, with_layers
 
 T = GGMLQuantizationType
 SPEC = SmallSpec()
@@ -179,6 +180,80 @@ class TestOtherCounts:
             inflate(tmp_path / "out.gguf", base, target(**change), base_name="small")
 
 
+def _layer(layer: int, embd: int, ff: int, n: int, kind: T, merged: bool = False) -> dict[str, Any]:
+    block = f"blk.{layer}.ffn_"
+    parts = {"gate_up": 2} if merged else {"gate": 1, "up": 1}
+    return {
+        f"{block}gate_inp.weight": ((embd, n), T.F32),
+        **{f"{block}{part}_exps.weight": ((embd, ff * times, n), kind) for part, times in parts.items()},
+        f"{block}down_exps.weight": ((ff, embd, n), kind),
+    }
+
+
+def _attention(layer: int, embd: int, q: int, kv: int, kind: T, output: int = 0) -> dict[str, Any]:
+    block = f"blk.{layer}.attn_"
+    return {
+        f"{block}q.weight": ((embd, q), kind),
+        f"{block}k.weight": ((embd, kv), kind),
+        f"{block}v.weight": ((embd, kv), kind),
+        f"{block}output.weight": ((output or q, embd), kind),
+    }
+
+
+_EMBEDDING = {"token_embd.weight": ((2048, 500), T.Q4_K), "output.weight": ((2048, 500), T.Q6_K)}
+#: Tensors, metadata, and what must be said: widths no multiple of 256 with MXFP4 and biases; linear attention
+#: beside gated attention, 512 experts, merged gate and up; latent attention and a dense first layer.
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "gpt-oss": (
+        {
+            "token_embd.weight": ((2880, 500), T.Q8_0),
+            "output.weight": ((2880, 500), T.Q8_0),
+            **_attention(0, 2880, 4096, 512, T.Q8_0),
+            **_layer(0, 2880, 2880, 32, T.MXFP4),
+            "blk.0.attn_sinks.weight": ((64,), T.F32),
+        },
+        {"block_count": 1, "embedding_length": 2880, "expert_count": 32, "expert_used_count": 4},
+        ["attn_sinks.weight (1 tensors, 256 bytes)"],
+    ),
+    "hybrid": (
+        {
+            **_EMBEDDING,
+            **_attention(0, 2048, 8192, 512, T.Q4_K, output=4096),
+            **_layer(0, 2048, 512, 512, T.Q4_K, merged=True),
+            **_layer(1, 2048, 512, 512, T.Q4_K, merged=True),
+            "blk.1.ssm_out.weight": ((4096, 2048), T.Q4_K),
+            "blk.1.ffn_up_shexp.weight": ((2048, 512), T.Q4_K),
+        },
+        {"block_count": 2, "embedding_length": 2048, "expert_count": 512, "expert_used_count": 10},
+        [
+            "1 of 2 layers have another kind",
+            "ffn_up_shexp.weight",
+            "ssm_out.weight",
+            "ffn_gate_up_exps.weight",
+        ],
+    ),
+    "latent": (
+        {
+            **_EMBEDDING,
+            "blk.0.ffn_up.weight": ((2048, 4096), T.Q4_K),
+            **_layer(1, 2048, 1408, 64, T.Q5_0),
+            "blk.1.attn_kv_a_mqa.weight": ((2048, 576), T.Q4_K),
+        },
+        {
+            "block_count": 2,
+            "embedding_length": 2048,
+            "expert_count": 64,
+            "expert_used_count": 6,
+            "attention__head_count": 16,
+            "attention__head_count_kv": 1,
+            "attention__value_length": 512,
+            "attention__value_length_mla": 128,
+        },
+        ["1 of 2 layers have no experts", "no counterpart", "attn_kv_a_mqa.weight"],
+    ),
+}
+
+
 class TestLike:
     def test_a_qwen3moe_is_met_tensor_for_tensor(self, base: BaseModel, tmp_path: Path) -> None:
         _, _, first = inflated(base, target(n_vocab=200), tmp_path)
@@ -218,6 +293,19 @@ class TestLike:
         assert (wanted.n_layers, wanted.q_width, wanted.kv_width) == (3, 128, 64)
         assert np.isfinite(large.logits).all()
         assert read_header_file(out).architecture == "qwen3moe"
+
+    @pytest.mark.parametrize("model", ["gpt-oss", "hybrid", "latent"])
+    def test_well_known_kinds_of_models_keep_every_byte_of_their_experts(
+        self, model: str, base: BaseModel
+    ) -> None:
+        tensors, facts, said = KINDS[model]
+        wanted = target_like(model, [header(tensors, architecture=model, **facts)])
+        found, n_bytes = foreseen(base, wanted, base_name="small")
+        weights = sum(bytes_of(*one) for name, one in tensors.items() if name.endswith("exps.weight"))
+        assert found.expert_bytes == weights
+        assert n_bytes == found.expert_bytes + found.other_bytes
+        for line in said:
+            assert any(line in text for text in found.not_carried), found.not_carried
 
     def test_a_shallower_one_keeps_the_mix_of_types(self) -> None:
         deep = target(n_layers=48)
