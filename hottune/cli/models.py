@@ -190,9 +190,9 @@ def _inspect(model: str, context: int, ubatch: int, progress: Progress) -> Inspe
     if (repo := hub_repo(model)) is not None:
         from hottune.models import huggingface
 
-        files, size, headers = huggingface.remote_headers(*repo)
-        shape = moe_shape(headers)
-        name, path, synthetic = files.name, None, headers[0].metadata.get(SYNTHETIC_KEY) is True
+        remote = huggingface.remote_headers(*repo)
+        name, size, path, shape = remote.name, remote.size_bytes, None, moe_shape(remote.headers)
+        synthetic = remote.headers[0].metadata.get(SYNTHETIC_KEY) is True
     else:
         found = _resolve(model, progress)
         name, size, path, shape = found.name, found.size_bytes, found.path, found.shape
