@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Find the fastest placement of MODEL, prove it, and report it: all steps in one."),
     "bench": ("bench", "bench", "Measure one placement of MODEL in fresh servers."),
     "build": ("build", "build", "Build llama.cpp and the hot-expert device into the cache folder."),
+    "machine": ("machine", "machine", "Show this machine and its measured bandwidths."),
     "doctor": ("doctor", "doctor", "Check what hottune finds on this machine and what is missing."),
     "models": ("models", "app", "Download, inspect and synthesize models."),
     "replay": ("replay", "replay", "Show what each cache would have done on a recorded routing."),

@@ -198,10 +198,10 @@ def _inspect(model: str, context: int, ubatch: int, progress: Progress) -> Inspe
     if (repo := hub_repo(model)) is not None:
         from hottune.models import huggingface
 
-        files, size, headers = huggingface.remote_headers(*repo)
-        shape = moe_shape(headers)
-        name, path, synthetic = files.name, None, headers[0].metadata.get(SYNTHETIC_KEY) is True
-        inflated = inflation_of(headers[0])
+        remote = huggingface.remote_headers(*repo)
+        name, size, path, shape = remote.name, remote.size_bytes, None, moe_shape(remote.headers)
+        synthetic = remote.headers[0].metadata.get(SYNTHETIC_KEY) is True
+        inflated = inflation_of(remote.headers[0])
     else:
         found = _resolve(model, progress)
         name, size, path, shape = found.name, found.size_bytes, found.path, found.shape

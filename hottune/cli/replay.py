@@ -233,7 +233,7 @@ def _shape(model: str, progress: Progress) -> MoeShape:
     if (repo := hub_repo(model)) is not None:
         from hottune.models import huggingface
 
-        return moe_shape(huggingface.remote_headers(*repo)[2])
+        return moe_shape(huggingface.remote_headers(*repo).headers)
     source = None
     if model == DEMO:
         from hottune.engine.build import BuildOptions, source_dir

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from hottune.errors import ModelCorruptError
+from hottune.models.gguf_layout import contradiction
 from hottune.units import format_bytes
 
 MAGIC = b"GGUF"
@@ -27,7 +28,9 @@ _MAX_TENSORS = 1 << 20
 _MAX_KEYS = 1 << 16
 _MAX_NAME_BYTES = (1 << 16) - 1
 _MAX_STRING_BYTES = 64 << 20
-_MAX_ARRAY = 1 << 28
+_MAX_ARRAY = 1 << 24
+_MAX_HEADER_BYTES = 256 << 20  # the largest real ones, with a vocabulary of 262,144 and its merges, have 16
+_MAX_ALIGNMENT = 1 << 20
 _MAX_NESTING = 4
 _MAX_DIMENSIONS = 4
 _KEPT_ARRAY = 4096  # numbers; per-layer lists have at most a few hundred
@@ -108,16 +111,19 @@ class GgufHeader:
         return self.metadata.get(f"{self.architecture}.{key}")
 
 
-def read_header(stream: BinaryIO, size: int | None, *, name: str = "the file") -> GgufHeader:
+def read_header(
+    stream: BinaryIO, size: int | None, *, name: str = "the file", where: str = "on disk"
+) -> GgufHeader:
     """Parse the header that starts at the stream's position (taken as byte 0 of the file).
 
     Args:
         stream: is only read forward, a little past the header's end.
         size: of the whole file in bytes, if known; then a file too short for its tensors is detected.
         name: of the file, for error messages.
+        where: it lies, for the same.
 
     Raises:
-        ModelCorruptError: not a GGUF, damaged, of an unknown version, or truncated.
+        ModelCorruptError: not a GGUF, damaged, contradicting itself, of an unknown version, or truncated.
     """
     cursor = _Cursor(stream, size, name)
     version = _read_preamble(cursor)
@@ -129,17 +135,21 @@ def read_header(stream: BinaryIO, size: int | None, *, name: str = "the file") -
     for _ in range(n_keys):
         begin = cursor.position
         key = cursor.name()
+        if key in metadata:
+            cursor.damaged(f"it has the metadata key {key!r} twice")
         metadata[key] = _read_value(cursor, cursor.unpack(_U32))
         spans[key] = (begin, cursor.position)
     tensors = tuple(_read_tensor(cursor) for _ in range(n_tensors))
 
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-        cursor.damaged(f"its alignment is {alignment!r}, not a power of two")
+    if type(alignment) is not int or not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+        cursor.damaged(f"its alignment is {alignment!r}, not a power of two up to {_MAX_ALIGNMENT}")
+    if wrong := contradiction(tensors, alignment):
+        cursor.damaged(wrong)
     data_offset = -(-cursor.position // alignment) * alignment
     end = max((data_offset + tensor.offset + tensor.n_bytes for tensor in tensors), default=cursor.position)
     if size is not None and size < end:
-        raise _truncated(name, f"{format_bytes(size)} on disk, its header promises {format_bytes(end)}")
+        raise _truncated(name, f"{format_bytes(size)} {where}, its header promises {format_bytes(end)}")
     return GgufHeader(version, metadata, spans, tensors, data_offset, end)
 
 
@@ -266,6 +276,7 @@ class _Cursor:
         n_bytes = self.unpack(_U64)
         if n_bytes > limit:
             self.damaged(f"it claims a text of {n_bytes} bytes")
+        self._require(n_bytes)
         return self.take(n_bytes)
 
     def name(self) -> str:
@@ -278,6 +289,7 @@ class _Cursor:
 
     def skip(self, n_bytes: int) -> None:
         """Step over `n_bytes`, of any number, in constant memory."""
+        self._require(n_bytes)
         while n_bytes:
             self._fill(1)
             step = min(n_bytes, len(self._buffer) - self._at)
@@ -306,11 +318,20 @@ class _Cursor:
                 last = len(buffer) - 8
         self._at = at
 
+    def _require(self, n_bytes: int) -> None:
+        """Refuse what cannot be there, before anything is read or fetched for it."""
+        end = self.position + n_bytes
+        if self.size is not None and end > self.size:
+            raise _truncated(self.label, f"its header goes on to byte {end} or beyond, it has {self.size}")
+        if end > _MAX_HEADER_BYTES:
+            self.damaged(f"its header is longer than {format_bytes(_MAX_HEADER_BYTES)}")
+
     def _fill(self, n_bytes: int) -> None:
         """Make sure that the next `n_bytes` are in the buffer."""
         have = len(self._buffer) - self._at
         if have >= n_bytes:
             return
+        self._require(n_bytes)
         parts = [self._buffer[self._at :]]
         self._base += self._at
         self._at = 0

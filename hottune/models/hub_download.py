@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -40,6 +40,12 @@ class RemoteFile:
     url: str
     size: int | None
     sha256: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The address without what may be secret: user, password, and the query (signatures)."""
+        parts = urlsplit(self.url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def partial_path(target: Path) -> Path:
@@ -103,43 +109,11 @@ def download(
     partial.replace(target)
 
 
-@contextmanager
-def opened(remote: RemoteFile, headers: Mapping[str, str]) -> Iterator[BinaryIO]:
-    """Open `remote` to be read forward without storing it; what is not read is not transferred.
-
-    Raises:
-        RepoNotFoundError: the server refuses the file or does not have it.
-        DownloadError: the connection broke.
-    """
-    wanted = dict(headers) | {"Accept-Encoding": "identity"}
-    try:
-        with (
-            httpx.Client(follow_redirects=True, timeout=_TIMEOUT_S) as client,
-            client.stream("GET", remote.url, headers=wanted) as response,
-        ):
-            _refuse(remote, response)
-            yield cast(BinaryIO, _Stream(response))
-    except httpx.HTTPError as error:
-        raise DownloadError(
-            f"{remote.url} cannot be read: {error}.", "The network or the hub is in trouble.", "Try again."
-        ) from error
-
-
-class _Stream:
-    """The `read` of a file, over a response."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._chunks = response.iter_raw(_CHUNK)
-
-    def read(self, n_bytes: int = -1) -> bytes:
-        """Return what came next, however much that is; b"" at the end."""
-        return next(self._chunks, b"")
-
-
-def _refuse(remote: RemoteFile, response: httpx.Response) -> None:
+def refuse(remote: RemoteFile, response: httpx.Response) -> None:
+    """Raise for an answer that is no file; 416 (the range is not there) is left to the caller."""
     if response.status_code in (401, 403, 404, 410):
         raise RepoNotFoundError(
-            f"{remote.url} cannot be had: HTTP {response.status_code}.",
+            f"{remote.shown} cannot be had: HTTP {response.status_code}.",
             "The file was removed, or the repository needs a token.",
             "Log in with `hf auth login` or set HF_TOKEN, and accept the model's licence on its page.",
         )
@@ -159,7 +133,7 @@ def _receive(
     if have:
         wanted["Range"] = f"bytes={have}-"
     with client.stream("GET", remote.url, headers=wanted) as response:
-        _refuse(remote, response)
+        refuse(remote, response)
         if response.status_code == 416:
             _start_over(file)  # what is here is no beginning of that file
             raise httpx.HTTPError("the server has less of the file than was received")

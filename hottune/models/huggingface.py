@@ -25,9 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from hottune.engine.lock import only_one
 from hottune.engine.space import require_space
 from hottune.errors import DownloadError, HottuneError, RepoNotFoundError
-from hottune.models.gguf_header import GgufHeader, read_header
-from hottune.models.hub_download import RemoteFile, download, opened, received_bytes
+from hottune.models.hub_download import RemoteFile, download, received_bytes
 from hottune.models.names import GgufSet, choose, gguf_sets
+from hottune.models.remote_headers import RemoteHeaders, read_headers
 from hottune.progress import NoProgress, Progress
 from hottune.units import format_bytes
 
@@ -119,7 +119,7 @@ def pull(
 
 def remote_headers(
     repo: str, quant: str | None = None, *, token: str | None = None, revision: str | None = None
-) -> tuple[GgufSet, int, list[GgufHeader]]:
+) -> RemoteHeaders:
     """Return what `pull` would fetch: the files, their bytes together, and their headers.
 
     Reads a few MiB of each file. Raises the errors of `pull`, and ModelCorruptError.
@@ -129,11 +129,8 @@ def remote_headers(
     info = _info(repo, revision, token)
     files = {sibling.rfilename: sibling for sibling in info.siblings or []}
     chosen = _choose(repo, list(files), quant)
-    headers = []
-    for name in chosen.files:
-        with opened(_remote(repo, info, files[name]), _authorization(token)) as stream:
-            headers.append(read_header(stream, files[name].size, name=name))
-    return chosen, sum(files[name].size or 0 for name in chosen.files), headers
+    remotes = [_remote(repo, info, files[name]) for name in chosen.files]
+    return read_headers(chosen.name, remotes, _authorization(token))
 
 
 def _info(repo: str, revision: str | None, token: str | None) -> ModelInfo:

@@ -12,8 +12,8 @@ from hottune.models.shape import MoeShape
 
 #: The tensors that llama.cpp's `--cpu-moe` and `--n-cpu-moe` keep in host memory (LLM_FFN_EXPS_REGEX in
 #: common/common.h): expert weights, their biases and scales. `ffn_norm_exps` and `_shexp` are not among them.
-_EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(up|down|gate|gate_up)_(ch|)exps(\.|$)")
-_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+_EXPERTS = re.compile(r"blk\.(\d{1,6})\.ffn_(up|down|gate|gate_up)_(ch|)exps(\.|$)")
+_LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)")
 #: One tensor an expert, as conversions before April 2024 had it; llama.cpp no longer loads those.
 _OLD_EXPERTS = re.compile(r"blk\.\d+\.ffn_(up|down|gate)\.\d+\.weight")
 #: Tables that llama.cpp looks rows up in on the CPU (LLM_TENSOR_LAYER_INPUT in src/llama-arch.cpp).
@@ -44,6 +44,9 @@ def moe_shape(headers: Sequence[GgufHeader]) -> MoeShape:
     experts = [tensor for tensor in tensors if _EXPERTS.match(tensor.name)]
     if not experts:
         _refuse(main, tensors)
+    n_experts = _count(main, "expert_count", _n_experts(experts))
+    n_used = _count(main, "expert_used_count", 1)
+    _check_experts(experts, n_experts, n_used)
 
     expert_bytes, dense_bytes = [0] * n_layers, [0] * n_layers
     other_bytes = host_bytes = 0
@@ -68,8 +71,8 @@ def moe_shape(headers: Sequence[GgufHeader]) -> MoeShape:
     return MoeShape(
         architecture=main.architecture,
         n_layers=n_layers,
-        n_experts=_count(main, "expert_count", _n_experts(experts)),
-        n_used=_count(main, "expert_used_count", 1),
+        n_experts=n_experts,
+        n_used=n_used,
         n_embd=_count(main, "embedding_length"),
         n_ff_expert=_n_ff_expert(experts),
         n_params=sum(tensor.n_elements for tensor in tensors),
@@ -133,12 +136,31 @@ def _per_layer(value: MetaValue | None) -> tuple[int, ...]:
 
 
 def _n_experts(experts: Sequence[TensorInfo]) -> int:
-    return max(tensor.shape[-1] for tensor in experts)
+    return max((tensor.shape[-1] for tensor in experts if tensor.shape), default=0)
+
+
+def _check_experts(experts: Sequence[TensorInfo], n_experts: int, n_used: int) -> None:
+    """Compare what the metadata say about experts with the shapes of their weights."""
+    wrong = ""
+    if not 1 <= n_used <= n_experts:
+        wrong = f"it says that {n_used} of {n_experts} experts are used for a token"
+    for tensor in experts:
+        whole = len(tensor.shape) == 3 and "_chexps" not in tensor.name  # chunks of experts are fewer
+        if whole and tensor.shape[-1] != n_experts:
+            wrong = wrong or f"{tensor.name} has {tensor.shape[-1]} experts, the metadata say {n_experts}"
+        if not tensor.n_bytes:
+            wrong = wrong or f"{tensor.name} has no weights"
+    if wrong:
+        raise ModelCorruptError(
+            f"The GGUF's header contradicts itself: {wrong}.",
+            "It is damaged, or the conversion was broken.",
+            "Download it again, or choose another file of the model.",
+        )
 
 
 def _n_ff_expert(experts: Sequence[TensorInfo]) -> int:
     """Width of an expert: the inner dimension of its down projection, whose shape is ff x embd x experts."""
-    downs = [tensor.shape[0] for tensor in experts if "ffn_down_exps.weight" in tensor.name]
+    downs = [one.shape[0] for one in experts if one.shape and "ffn_down_exps.weight" in one.name]
     return max(downs, default=0)
 
 

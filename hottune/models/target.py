@@ -91,8 +91,8 @@ def read_target(argument: str) -> Target:
     if (repo := hub_repo(argument)) is not None:
         from hottune.models import huggingface  # its client takes long to import
 
-        files, _, headers = huggingface.remote_headers(*repo)
-        return target_like(files.name, headers)
+        remote = huggingface.remote_headers(*repo)
+        return target_like(remote.name, remote.headers)
     parts = model_parts(Path(argument).expanduser())
     split = split_part(parts[0].name)
     return target_like(split[0] if split else parts[0].stem, [read_header_file(part) for part in parts])

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -28,6 +28,8 @@ class Hub:
     resumes: bool = True  # answers Range with 206
     lies_about_checksums: bool = False
     fails_with: int | None = None  # HTTP status of every API answer
+    weights: dict[str, int] = field(default_factory=dict)  # file -> zeros after its content: a sparse file
+    bytes_sent: int = 0  # of files, as far as the other side took them
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
 
     def sent(self, method: str, part: str) -> list[str]:
@@ -133,9 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def sibling(self, name: str, content: bytes) -> dict[str, object]:
         sha256 = hashlib.sha256(b"other" if self.hub.lies_about_checksums else content).hexdigest()
-        facts: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": "b" * 40}
+        size = len(content) + self.hub.weights.get(name, 0)
+        facts: dict[str, object] = {"rfilename": name, "size": size, "blobId": "b" * 40}
         if name.endswith(".gguf"):
-            facts["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
+            facts["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 134}
         return facts
 
     def redirect(self, path: str) -> None:
@@ -147,23 +150,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(302, {}, {"Location": f"{self.hub.url}/cdn/{repo}/{name}", "X-Repo-Commit": COMMIT})
 
     def send_file(self, path: str) -> None:
-        owner, name, file = path.split("/", 2)
+        owner, name, file = unquote(path).split("/", 2)
         content = self.hub.repos[f"{owner}/{name}"][file]
-        ranged = self.headers.get("Range", "")
-        start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged and self.hub.resumes else 0
-        if start >= len(content):
+        size = len(content) + self.hub.weights.get(file, 0)
+        ranged = self.headers.get("Range", "") if self.hub.resumes else ""
+        first, _, last = ranged.removeprefix("bytes=").partition("-")
+        start, end = int(first or 0), min(size, int(last) + 1 if last else size)
+        if start >= size:
             self.answer(416, {})
             return
-        rest = content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(rest)))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_response(206 if ranged else 200)
+        self.send_header("Content-Length", str(end - start))
+        if ranged:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.end_headers()
         if self.hub.cut_after is not None and self.hub.cuts_left > 0:
             self.hub.cuts_left -= 1
-            self.wfile.write(rest[: self.hub.cut_after])
-            self.wfile.flush()
+            end = min(end, start + self.hub.cut_after)
             self.close_connection = True
-            return
-        self.wfile.write(rest)
+        self.send_part(content, start, end)
+
+    def send_part(self, content: bytes, start: int, end: int) -> None:
+        """Send a file's bytes from start to end; what lies beyond its content is zeros."""
+        while start < end:
+            piece = content[start : min(end, start + 65536)] or bytes(min(end - start, 65536))
+            self.wfile.write(piece)
+            self.hub.bytes_sent += len(piece)
+            start += len(piece)

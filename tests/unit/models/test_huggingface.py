@@ -12,7 +12,7 @@ from hub_server import COMMIT, Hub, running_hub
 
 from hottune.engine import space
 from hottune.errors import DownloadError, NoSpaceError, RepoNotFoundError
-from hottune.models import hub_download
+from hottune.models import hub_download, remote_read
 from hottune.models.hub_download import RemoteFile, download, partial_path
 from hottune.models.huggingface import pull, remote_headers, search
 from hottune.models.resolve import resolve_model
@@ -232,15 +232,16 @@ class TestHeaders:
         path = tmp_path / "model.gguf"
         write_small_gguf(path, weights=4000)
         hub.repos[REPO]["Model-Q4_K_M.gguf"] = path.read_bytes()
-        files, size, headers = remote_headers(REPO)
-        assert files.name == "Model-Q4_K_M"
-        assert size == path.stat().st_size
-        assert moe_shape(headers).n_experts == 4
+        found = remote_headers(REPO)
+        assert found.name == "Model-Q4_K_M"
+        assert found.size_bytes == path.stat().st_size
+        assert moe_shape(found.headers).n_experts == 4
 
     def test_a_file_that_is_gone_is_named(self, hub: Hub) -> None:
         hub.repos[REPO]["Model-Q4_K_M.gguf"] = b""
-        with pytest.raises(RepoNotFoundError), hub_download.opened(RemoteFile(f"{hub.url}/no", None), {}):
-            pass
+        remote = RemoteFile(f"{hub.url}/no", None)
+        with pytest.raises(RepoNotFoundError), remote_read.opened(remote, {}) as reader:
+            reader.read()
 
 
 def test_a_repository_resolves_to_a_model(hub: Hub, cache: Path, tmp_path: Path) -> None:
