@@ -1,4 +1,4 @@
-"""`hottune models`: search, pull, inspect and synthesize models."""
+"""`hottune models`: search, pull, inspect, synthesize and inflate models."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli import common
+from hottune.cli.inflate import inflate_command
 from hottune.errors import BadSettingError
 from hottune.models.blocks import WeightType
+from hottune.models.inflation import Inflation, caveats, inflation_of
 from hottune.models.memory import estimate, max_hot_k, min_n_cpu_moe
 from hottune.models.resolve import DEMO, hub_repo, resolve_model
 from hottune.models.shape import ModelFile, MoeShape
@@ -23,7 +25,9 @@ from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.units import format_bytes
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Download, inspect and synthesize models.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Download, inspect, synthesize and inflate models."
+)
 
 _CEILINGS_GIB = (8, 12, 16, 24)
 _GPU_CONTEXT_MIB = 500.0  # what CUDA takes before llama.cpp does
@@ -53,6 +57,7 @@ class Inspection(BaseModel):
     size_bytes: int
     path: Path | None = Field(description="None when only the headers were read over the network")
     synthetic: bool
+    inflated: Inflation | None = Field(description="how a small model was inflated to this")
     shape: MoeShape
     context: int
     ubatch: int
@@ -167,6 +172,9 @@ def synthesize_command(
             typer.echo(found.path)
 
 
+app.command(name="inflate")(inflate_command)
+
+
 def _reason(location: tuple[int | str, ...], message: str) -> str:
     field = ".".join(str(part) for part in location)
     text = message.removeprefix("Value error, ")
@@ -193,15 +201,17 @@ def _inspect(model: str, context: int, ubatch: int, progress: Progress) -> Inspe
         remote = huggingface.remote_headers(*repo)
         name, size, path, shape = remote.name, remote.size_bytes, None, moe_shape(remote.headers)
         synthetic = remote.headers[0].metadata.get(SYNTHETIC_KEY) is True
+        inflated = inflation_of(remote.headers[0])
     else:
         found = _resolve(model, progress)
         name, size, path, shape = found.name, found.size_bytes, found.path, found.shape
-        synthetic = found.synthetic
+        synthetic, inflated = found.synthetic, found.inflated
     return Inspection(
         name=name,
         size_bytes=size,
         path=path,
         synthetic=synthetic,
+        inflated=inflated,
         shape=shape,
         context=context,
         ubatch=ubatch,
@@ -237,6 +247,10 @@ def _show(inspection: Inspection, out: Console) -> None:
     per_token = shape.kv_elements_k + shape.kv_elements_v
     facts.add_row("KV cache", f"{format_bytes(2 * per_token)} a token (f16)")
     facts.add_row("Size", format_bytes(inspection.size_bytes))
+    if inspection.inflated is not None:
+        facts.add_row("Inflated", inspection.inflated.sentence)
+        for line in caveats(inspection.inflated):
+            facts.add_row("", line)
     out.print(facts)
     fits = Table(box=None, title=f"What fits: context {inspection.context}, ubatch {inspection.ubatch}")
     fits.add_column("VRAM", justify="right")

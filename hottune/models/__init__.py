@@ -1,1 +1,1 @@
-"""GGUF headers, Hugging Face, shapes, memory need, synthetic models."""
+"""GGUF headers, Hugging Face, shapes, memory need, synthetic and inflated models."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from hottune.errors import ModelCorruptError, ModelNotFoundError
 from hottune.models.fingerprint import fingerprint
 from hottune.models.gguf_header import GgufHeader, read_header_file
+from hottune.models.inflation import inflation_of
 from hottune.models.names import gguf_sets, part_name, split_part
 from hottune.models.shape import ModelFile
 from hottune.models.shape_of import moe_shape
@@ -88,6 +89,7 @@ def load_model(path: Path, argument: str, *, name: str | None = None) -> ModelFi
         size_bytes=sum(file.stat().st_size for file in parts),
         fingerprint=fingerprint(list(zip(parts, headers, strict=True))),
         synthetic=headers[0].metadata.get(SYNTHETIC_KEY) is True,
+        inflated=inflation_of(headers[0]),
         shape=moe_shape(headers),
     )
 

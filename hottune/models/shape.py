@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hottune.models.inflation import Inflation
 from hottune.placement import KvType
 
 #: Bytes an element of the KV cache takes, by type (block quantization included).
@@ -76,4 +77,5 @@ class ModelFile(BaseModel):
         description="sha256 over size, header and 64 evenly spaced 64 KiB blocks of every part (fast)"
     )
     synthetic: bool = Field(description="weights are random or inflated: speed is real, text is not")
+    inflated: Inflation | None = Field(default=None, description="how a small model was inflated to this")
     shape: MoeShape

@@ -109,7 +109,7 @@ class Arm(_Model):
 class WarningNote(_Model):
     """Something that makes the numbers weaker, and what to do about it."""
 
-    code: str = Field(description="from a closed list: virtual-gpu, synthetic-model, few-replicates, ...")
+    code: str = Field(description="from a closed list: virtual-gpu, inflated-model, few-replicates, ...")
     text: str
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hottune.models.shape import ModelFile
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.report.schema import Report
@@ -26,7 +27,7 @@ def setup(report: Report) -> list[tuple[str, str]]:
             f"{cpu.name}, {cpu.physical_cores} cores ({cpu.logical_cores} threads), "
             f"{_mib(report.machine.ram_total_mib)}",
         ),
-        ("Model", f"{model.name}, {format_bytes(model.size_bytes)}{', synthetic' * model.synthetic}"),
+        ("Model", f"{model.name}, {format_bytes(model.size_bytes)}{_kind(model)}"),
         (
             "Experts",
             f"{shape.quant}, {shape.n_moe_layers} layers × {shape.n_experts}, {shape.n_used} used a token",
@@ -48,6 +49,12 @@ def setup(report: Report) -> list[tuple[str, str]]:
         ("llama.cpp", f"{engine.llama_build}, {engine.backend.value}, {engine.compiler} ({engine.source})"),
         ("hottune", f"{report.hottune_version}, {report.created:%Y-%m-%d}, {format_seconds(report.seconds)}"),
     ]
+
+
+def _kind(model: ModelFile) -> str:
+    if model.inflated is not None:
+        return f", {model.inflated.base} inflated to the shape of {model.inflated.like}"
+    return ", synthetic" if model.synthetic else ""
 
 
 def _mib(amount: float) -> str:

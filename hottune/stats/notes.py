@@ -18,6 +18,7 @@ class NoteCode(StrEnum):
     FEW_REPLICATES = "few-replicates"
     VIRTUAL_GPU = "virtual-gpu"
     SYNTHETIC_MODEL = "synthetic-model"
+    INFLATED_MODEL = "inflated-model"
     VRAM_BY_DEVICE_CHANGE = "vram-by-device-change"
     UNPINNED_WEIGHTS = "unpinned-weights"
     OTHER_LOAD = "other-load"
@@ -47,6 +48,10 @@ _TEXTS: dict[NoteCode, str] = {
     NoteCode.SYNTHETIC_MODEL: (
         "The model '{model}' is synthetic: its speed is real, its routing and its text are not. Measure the "
         "model that you mean to use."
+    ),
+    NoteCode.INFLATED_MODEL: (
+        "The model '{model}' is not a released one. {how} Measure the released model before you rely on hit "
+        "rates."
     ),
     NoteCode.VRAM_BY_DEVICE_CHANGE: (
         "The driver does not show VRAM by process here (a container, or WSL), so the change of the whole "

@@ -228,7 +228,9 @@ def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:
     found: list[tuple[str, str]] = []
     if plan.gpu.virtual:
         found.append(note(NoteCode.VIRTUAL_GPU))
-    if plan.model.synthetic:
+    if plan.model.inflated is not None:
+        found.append(note(NoteCode.INFLATED_MODEL, model=plan.model.name, how=plan.model.inflated.sentence))
+    elif plan.model.synthetic:
         found.append(note(NoteCode.SYNTHETIC_MODEL, model=plan.model.name))
     arms = [row for row in rows if row.outcome == "measurement"]
     least = min((len(measurements(row.replicates)) for row in arms), default=0)

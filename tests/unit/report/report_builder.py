@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.machine.facts import Cpu, Gpu, Machine
+from hottune.models.inflation import Inflation
 from hottune.models.shape import ModelFile, MoeShape
 from hottune.outcomes import (
     Crashed,
@@ -245,6 +246,28 @@ def shape() -> MoeShape:
         context_train=40_960,
         n_vocab=151_936,
         quant="Q4_K",
+    )
+
+
+def inflation() -> Inflation:
+    return Inflation(
+        base="demo",
+        base_sha256="a" * 64,
+        like="Big-30B-Q4_K_M",
+        like_architecture="qwen3moe",
+        exact=True,
+        layers=3,
+        trained_layers=2,
+        layer_of=(0, 0, 1),
+        repeats=(0,),
+        experts="one for one",
+        inexact=(),
+        not_carried=(),
+        expert_bytes=1,
+        like_expert_bytes=1,
+        other_bytes=1,
+        like_other_bytes=1,
+        sentence="Inflated.",
     )
 
 

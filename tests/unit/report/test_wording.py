@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.report import wording
+from hottune.report.setup import setup
 
 
 def test_numbers_keep_about_three_digits():
@@ -104,3 +105,11 @@ def test_an_arm_that_was_never_measured_again_is_not_a_measurement():
     assert wording.outcome(arm) == "not confirmed"
     assert wording.failures(build.report(arms=[arm])) == ["hot: not confirmed. not measured again"]
     assert wording.remeasured(build.report(arms=[arm])) == []
+
+
+def test_an_inflated_model_is_named_as_one_in_the_setup():
+    model = build.report().model
+    inflated = model.model_copy(update={"synthetic": True, "inflated": build.inflation()})
+    shown = dict(setup(build.report(model=inflated)))
+    assert "demo inflated to the shape of Big-30B-Q4_K_M" in shown["Model"]
+    assert "inflated" not in dict(setup(build.report()))["Model"]
