@@ -144,6 +144,19 @@ def stop_trace(socket_path: Path) -> None:
     _expect_ok(socket_path, {"cmd": "stop_trace"})
 
 
+def traced_tokens(socket_path: Path) -> int:
+    """Return how many tokens the trace that runs, or ran last, has.
+
+    Raises:
+        ControlError: as `request`; also when the answer has no such number.
+    """
+    answer = request(socket_path, {"cmd": "stats"})
+    try:
+        return int(answer["trace"]["tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ControlError(f"the device's statistics lack the trace's tokens: {answer!s:.80}") from error
+
+
 def _expect_ok(socket_path: Path, what: Mapping[str, object]) -> None:
     answer = request(socket_path, what)
     if answer.get("ok") is not True:

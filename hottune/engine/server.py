@@ -121,6 +121,33 @@ class Server:
         """
         control.save_profile(_socket_path(self._folder), path)
 
+    def start_trace(self, path: Path, *, weights: bool = False) -> None:
+        """Let the device write the router's choices to a file, until `stop_trace` or the server's end.
+
+        The cache's counters begin again with the trace.
+
+        Raises:
+            ControlError: there is no cache, or the device cannot write there.
+        """
+        control.start_trace(_socket_path(self._folder), path, weights=weights)
+        control.reset(_socket_path(self._folder))
+
+    def stop_trace(self) -> None:
+        """End the trace; harmless when there is none.
+
+        Raises:
+            ControlError: the device does not answer, or the disk was full.
+        """
+        control.stop_trace(_socket_path(self._folder))
+
+    def traced_tokens(self) -> int:
+        """Return how many tokens the device has traced since `start_trace`.
+
+        Raises:
+            ControlError: it does not answer, or not with a number.
+        """
+        return control.traced_tokens(_socket_path(self._folder))
+
     def stop(self) -> HotStats | None:
         """End the process for certain and return the cache's final counters; harmless when called again."""
         if not self._stopped:

@@ -1,4 +1,4 @@
-"""Which experts a model's router chooses: traces that the device wrote."""
+"""Which experts a model's router chooses: traces, their statistics, and a generator of them."""
 
 from hottune.routing.trace import Choices, Layer, Trace, TraceFormatError, read_trace
 

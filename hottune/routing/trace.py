@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pandas as pd
 
 MAGIC = b"HOTTRACE"
-VERSION = 1
+VERSION = 2  # what is written; version 1 is read, too
 
 _HEADER_BYTES = 12
 _HAS_WEIGHTS = 1
-_LAYER, _BLOCK, _END = b"LBE"
+_LAYER, _BLOCK, _NEXT, _END = b"LBNE"
 _MOST_LAYERS = 1 << 16
 _MOST_EXPERTS = 1 << 16
 _MOST_TOKENS = 1 << 20  # of one block
@@ -111,11 +111,11 @@ def read_trace(path: Path) -> Trace:
 
 def parse_trace(data: bytes, *, name: str = "the trace") -> Trace:
     """Read a trace from memory; `name` is for error messages. See `read_trace`."""
-    has_weights = _read_header(data, name)
-    scan = _Scan(data, has_weights, name)
+    version, has_weights = _read_header(data, name)
+    scan = _Scan(data, version, has_weights, name)
     scan.run()
     return Trace(
-        version=VERSION,
+        version=version,
         has_weights=has_weights,
         layers=MappingProxyType(scan.layers),
         n_tokens=scan.n_tokens,
@@ -125,8 +125,15 @@ def parse_trace(data: bytes, *, name: str = "the trace") -> Trace:
     )
 
 
-def _read_header(data: bytes, name: str) -> bool:
-    """Return whether the trace has weights."""
+def id_bits(n_expert: int, version: int = VERSION) -> int:
+    """Return how many bits an expert's number takes in a trace of a version."""
+    if version == 1:
+        return 8 if n_expert <= 256 else 16
+    return (n_expert - 1).bit_length()
+
+
+def _read_header(data: bytes, name: str) -> tuple[int, bool]:
+    """Return the version, and whether the trace has weights."""
     if data[: len(MAGIC)] != MAGIC:
         raise TraceFormatError(
             f"{name} is not a routing trace: it starts with {data[: len(MAGIC)]!r}, not {MAGIC!r}"
@@ -136,11 +143,11 @@ def _read_header(data: bytes, name: str) -> bool:
             f"{name} is cut off inside its header: it has {len(data)} of {_HEADER_BYTES} bytes"
         )
     version, flags = (int.from_bytes(data[at : at + 2], "little") for at in (8, 10))
-    if version != VERSION:
-        raise TraceFormatError(f"{name} is a routing trace of version {version}; known is {VERSION}")
+    if not 1 <= version <= VERSION:
+        raise TraceFormatError(f"{name} is a routing trace of version {version}; known are 1 to {VERSION}")
     if flags & ~_HAS_WEIGHTS:
         raise TraceFormatError(f"{name} is damaged: its header has the unknown flags {flags:#06x}")
-    return flags == _HAS_WEIGHTS
+    return version, flags == _HAS_WEIGHTS
 
 
 class _CutOffError(Exception):
@@ -152,18 +159,21 @@ class _Scan:
 
     Attributes:
         blocks: of each block, one after the other: byte where its ids begin, layer, rows, experts a row,
-            bytes of an id, token of its first row.
+            bits of an id, token of its first row.
     """
 
-    def __init__(self, data: bytes, has_weights: bool, name: str) -> None:
+    def __init__(self, data: bytes, version: int, has_weights: bool, name: str) -> None:
         self.blocks = array("q")
         self.layers: dict[int, Layer] = {}
         self.n_tokens = 0
         self.truncated = False
         self._data = data
+        self._version = version
+        self._bits: dict[int, int] = {}  # of an id, by layer
         self._weight_bytes = 2 if has_weights else 0
         self.name = name
         self._record = self._at = _HEADER_BYTES  # where the record begins, and what is read next
+        self._last: tuple[int, int, int] | None = None  # layer, tokens, used of the block before
         self._batch = 0  # tokens that layer 0 started last
 
     def run(self) -> None:
@@ -172,7 +182,9 @@ class _Scan:
                 self._record = self._at
                 tag = self._data[self._at]
                 self._at += 1
-                if tag == _BLOCK:
+                if tag == _NEXT:
+                    self._read_next()
+                elif tag == _BLOCK:
                     self._read_block()
                 elif tag == _LAYER:
                     self._read_layer()
@@ -193,6 +205,17 @@ class _Scan:
             self._at = at + 3
         else:
             layer, rows, used = self._number(), self._number(), self._number()
+        self._note_block(layer, rows, used)
+
+    def _read_next(self) -> None:
+        if self._version == 1:
+            self._damaged(f"{_NEXT:#04x} is no kind of record of version 1")
+        if self._last is None:
+            self._damaged("its first block is like none before")
+        layer, rows, used = self._last
+        self._note_block(layer + 1, rows, used)
+
+    def _note_block(self, layer: int, rows: int, used: int) -> None:
         facts = self.layers.get(layer)
         if facts is None:
             self._damaged(f"layer {layer} has a block and no description")
@@ -202,13 +225,14 @@ class _Scan:
             self._batch = rows
         elif self._batch == 0:
             self._damaged("it does not begin with layer 0")
-        id_bytes = 1 if facts.n_expert <= 256 else 2
-        begin = self._skip(rows * used * (id_bytes + self._weight_bytes))
+        bits = self._bits[layer]
+        begin = self._skip((rows * used * bits + 7 >> 3) + rows * used * self._weight_bytes)
         if layer == 0:
             self.n_tokens += rows
         # rows that nobody needs are left out at the front
         first = self.n_tokens - (rows if rows <= self._batch else self._batch)
-        self.blocks.extend((begin, layer, rows, used, id_bytes, first))
+        self._last = layer, rows, used
+        self.blocks.extend((begin, layer, rows, used, bits, first))
 
     def _read_layer(self) -> None:
         layer, n_expert, n_bytes = self._number(), self._number(), self._number()
@@ -219,6 +243,7 @@ class _Scan:
         begin = self._skip(n_bytes)
         name = self._data[begin : begin + n_bytes].decode("utf-8", errors="replace")
         self.layers[layer] = Layer(name, n_expert)
+        self._bits[layer] = id_bits(n_expert, self._version)
 
     def _read_end(self) -> None:
         n_tokens = self._number()
@@ -252,7 +277,7 @@ class _Scan:
 
 def _extract(data: bytes, scan: _Scan, has_weights: bool) -> Choices:
     """The second pass: all choices of all blocks."""
-    raw = np.frombuffer(data, dtype=np.uint8)
+    raw = np.frombuffer(data + bytes(2), dtype=np.uint8)  # an id is cut out of three bytes
     n_expert = np.zeros(max(scan.layers, default=0) + 1, dtype=np.int64)
     for index, layer in scan.layers.items():
         n_expert[index] = layer.n_expert
@@ -296,7 +321,7 @@ def _part(choices: Choices, begin: int, end: int) -> Choices:
 def _fill(
     choices: Choices, raw: npt.NDArray[np.uint8], blocks: npt.NDArray[np.int64], has_weights: bool
 ) -> None:
-    begin, layer, rows, used, id_bytes, first = blocks.T
+    begin, layer, rows, used, bits, first = blocks.T
     n = rows * used
 
     def each(of_block: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -306,13 +331,14 @@ def _fill(
     row, choices.place[:] = np.divmod(within, each(used))
     choices.token[:] = each(first) + row
     choices.layer[:] = each(layer)
-    at = each(begin) + within * each(id_bytes)
-    choices.expert[:] = raw[at]
-    wide = each(id_bytes) == 2
-    choices.expert[wide] += raw[at[wide] + 1].astype(np.int32) << 8
+    width = each(bits).astype(np.int32)
+    bit = within * width
+    at = each(begin) + (bit >> 3)
+    window = raw[at] | raw[at + 1].astype(np.int32) << 8 | raw[at + 2].astype(np.int32) << 16
+    choices.expert[:] = window >> (bit & 7).astype(np.int32) & (1 << width) - 1
     if has_weights:
-        at = each(begin + n * id_bytes) + within * 2
-        bits = raw[at] + (raw[at + 1].astype(np.uint16) << 8)
-        choices.weight[:] = bits.view(np.float16)
+        at = each(begin + (n * bits + 7 >> 3)) + within * 2
+        weight_bits = raw[at] + (raw[at + 1].astype(np.uint16) << 8)
+        choices.weight[:] = weight_bits.view(np.float16)
     else:
         choices.weight[:] = np.nan

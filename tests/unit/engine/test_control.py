@@ -218,6 +218,14 @@ def test_requests_are_the_protocols_and_anything_but_ok_is_an_error(
         call(tmp_path / "other.sock")
 
 
+def test_the_traces_tokens_are_read_from_the_counters(tmp_path: Path) -> None:
+    serve_once(tmp_path / "hot.sock", b'{"trace":{"on":true,"tokens":12,"bytes":99}}\n')
+    assert control.traced_tokens(tmp_path / "hot.sock") == 12
+    serve_once(tmp_path / "old.sock", b'{"trace":null}\n')
+    with pytest.raises(control.ControlError, match="lack the trace's tokens"):
+        control.traced_tokens(tmp_path / "old.sock")
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

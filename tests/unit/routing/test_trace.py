@@ -18,6 +18,7 @@ from hottune.routing.trace import Trace, parse_trace
 
 REPOSITORY = Path(__file__).parents[3]
 SAMPLE = Path(__file__).with_name("sample.hottrace")
+SAMPLE_1 = Path(__file__).with_name("sample-1.hottrace")  # the same, as version 1 was
 
 # --- a writer, straight from docs/trace-format.md ----------------------------------------------------
 
@@ -31,7 +32,7 @@ def number(value: int) -> bytes:
     return bytes(encoded)
 
 
-def header(weights: bool = False, version: int = 1) -> bytes:
+def header(weights: bool = False, version: int = 2) -> bytes:
     return b"HOTTRACE" + struct.pack("<HH", version, weights)
 
 
@@ -40,12 +41,28 @@ def layer_record(layer: int, n_expert: int, name: str = "") -> bytes:
     return b"L" + number(layer) + number(n_expert) + number(len(raw)) + raw
 
 
+def packed(ids: list[int], n_expert: int, version: int) -> bytes:
+    if version == 1:
+        return np.array(ids).astype("<u1" if n_expert <= 256 else "<u2").tobytes()
+    width, value = (n_expert - 1).bit_length(), 0
+    for place, one in enumerate(ids):
+        value |= one << place * width
+    return value.to_bytes((len(ids) * width + 7) // 8, "little")
+
+
 def block_record(
-    layer: int, n_expert: int, rows: list[list[int]], weights: list[list[float]] | None = None
+    layer: int,
+    n_expert: int,
+    rows: list[list[int]],
+    weights: list[list[float]] | None = None,
+    *,
+    version: int = 2,
+    short: bool = False,
 ) -> bytes:
-    ids = np.array(rows).astype("<u1" if n_expert <= 256 else "<u2").tobytes()
+    ids = packed([one for row in rows for one in row], n_expert, version)
     halves = b"" if weights is None else np.array(weights).astype("<f2").tobytes()
-    return b"B" + number(layer) + number(len(rows)) + number(len(rows[0])) + ids + halves
+    begin = b"N" if short else b"B" + number(layer) + number(len(rows)) + number(len(rows[0]))
+    return begin + ids + halves
 
 
 def end_record(n_tokens: int) -> bytes:
@@ -57,14 +74,16 @@ class Written:
     """A trace, the records it is made of, and the rows that a reader must find."""
 
     weights: bool
+    version: int = 2
     layers: dict[int, Layer] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
     rows_after: list[int] = field(default_factory=list)  # choices in the records up to this one
     rows: list[tuple[int, int, int, int, float]] = field(default_factory=list)
+    blocks: list[tuple[int, int, int, int]] = field(default_factory=list)
     n_tokens: int = 0
 
     def raw(self) -> bytes:
-        return header(self.weights) + b"".join(self.records) + end_record(self.n_tokens)
+        return header(self.weights, self.version) + b"".join(self.records) + end_record(self.n_tokens)
 
     def frame(self, n_rows: int | None = None) -> pd.DataFrame:
         columns = ["token", "layer", "place", "expert", "weight"]
@@ -78,8 +97,10 @@ class Written:
 
 @st.composite
 def traces(draw: st.DrawFn) -> Written:
-    written = Written(weights=draw(st.booleans()))
-    n_experts = draw(st.lists(st.sampled_from([1, 2, 8, 255, 256, 257, 512, 65536]), min_size=1, max_size=4))
+    written = Written(weights=draw(st.booleans()), version=draw(st.integers(1, 2)))
+    n_experts = draw(
+        st.lists(st.sampled_from([1, 2, 3, 8, 255, 256, 257, 512, 65536]), min_size=1, max_size=4)
+    )
     for _ in range(draw(st.integers(0, 4))):
         batch = draw(st.integers(1, 3) | st.just(130))
         for layer, n_expert in enumerate(n_experts):
@@ -96,7 +117,12 @@ def traces(draw: st.DrawFn) -> Written:
                 for place in range(n_used):
                     weight = weights[row][place] if written.weights else np.nan
                     written.rows.append((first + row, layer, place, experts[row][place], weight))
-            written.add(block_record(layer, n_expert, experts, weights if written.weights else None))
+            before = written.blocks[-1] if written.blocks else None
+            like = before is not None and (layer - 1, n_rows, n_used) == (before[0], *before[2:])
+            short = like and written.version == 2 and draw(st.booleans())
+            kept = weights if written.weights else None
+            written.blocks.append((layer, first, n_rows, n_used))
+            written.add(block_record(layer, n_expert, experts, kept, version=written.version, short=short))
         written.n_tokens += batch
     return written
 
@@ -108,7 +134,8 @@ def traces(draw: st.DrawFn) -> Written:
 def test_every_choice_comes_back(written: Written) -> None:
     trace = parse_trace(written.raw())
     assert trace.layers == written.layers
-    assert (trace.version, trace.has_weights) == (1, written.weights)
+    assert (trace.version, trace.has_weights) == (written.version, written.weights)
+    assert trace.blocks.tolist() == [list(block) for block in written.blocks]
     assert (trace.n_tokens, trace.truncated) == (written.n_tokens, False)
     assert len(trace.choices) == len(written.rows)
     pd.testing.assert_frame_equal(trace.to_frame(), written.frame())
@@ -172,12 +199,12 @@ def test_more_rows_than_the_batch_start_at_its_first_token() -> None:
 # --- the device's own file ---------------------------------------------------------------------------
 
 
-def check_sample(trace: Trace) -> None:
+def check_sample(trace: Trace, version: int) -> None:
     assert trace.layers == {
         0: Layer("blk.0.ffn_up_exps.weight", 8),
         1: Layer("blk.1.ffn_up_exps.weight", 300),
     }
-    assert (trace.version, trace.has_weights, trace.n_tokens, trace.truncated) == (1, True, 5, False)
+    assert (trace.version, trace.has_weights, trace.n_tokens, trace.truncated) == (version, True, 5, False)
     nan = np.nan
     expected = [
         *[(0, 0, 0, 5, 0.75), (0, 0, 1, 0, 0.25), (1, 0, 0, 1, 0.5), (1, 0, 1, 7, 0.5)],
@@ -189,7 +216,11 @@ def check_sample(trace: Trace) -> None:
 
 
 def test_the_sample_that_the_device_wrote_reads_as_documented() -> None:
-    check_sample(read_trace(SAMPLE))
+    check_sample(read_trace(SAMPLE), 2)
+
+
+def test_a_trace_of_version_1_still_reads() -> None:
+    check_sample(read_trace(SAMPLE_1), 1)
 
 
 def test_the_page_on_the_format_shows_the_sample() -> None:
@@ -216,8 +247,9 @@ ONE = header() + layer_record(0, 8)
         (b"", "not a routing trace"),
         (b"GGUF\x03\0\0\0\0\0\0\0\0", "not a routing trace: it starts with b'GGUF"),
         (header()[:11], "cut off inside its header: it has 11 of 12 bytes"),
-        (header(version=2), "version 2; known is 1"),
-        (b"HOTTRACE" + struct.pack("<HH", 1, 2), "unknown flags 0x0002"),
+        (header(version=3), "version 3; known are 1 to 2"),
+        (header(version=0), "version 0; known are 1 to 2"),
+        (b"HOTTRACE" + struct.pack("<HH", 2, 2), "unknown flags 0x0002"),
         (header() + b"X", r"0x58 is no kind of record \(record at byte 12\)"),
         (header() + block_record(0, 8, [[1]]), "layer 0 has a block and no description"),
         (header() + layer_record(1, 8) + block_record(1, 8, [[1]]), "does not begin with layer 0"),
@@ -231,7 +263,13 @@ ONE = header() + layer_record(0, 8)
         (ONE + b"B\0\1\x09", "a block of 1 tokens with 9 of 8 experts"),
         (ONE + b"B\0" + number(2**20 + 1) + b"\1", "a block of 1048577 tokens"),
         (ONE + b"B\0" + b"\xff" * 10, "a number has more than 10 bytes"),
-        (ONE + block_record(0, 8, [[7], [8], [9]]), r"expert 9 of 8 in layer 0 \(choice 2\)"),
+        (
+            header() + layer_record(0, 6) + block_record(0, 6, [[5], [6], [7]]),
+            r"expert 7 of 6 in layer 0 \(choice 2\)",
+        ),
+        (ONE + b"N\1", r"its first block is like none before \(record at byte 16\)"),
+        (ONE + block_record(0, 8, [[1]]) + b"N\1", "layer 1 has a block and no description"),
+        (header(version=1) + layer_record(0, 8) + b"N", "0x4e is no kind of record of version 1"),
         (ONE + block_record(0, 8, [[1]]) + end_record(2), "ends after 2 tokens, but holds 1"),
         (ONE + end_record(0) + b"E", "something follows its end"),
     ],

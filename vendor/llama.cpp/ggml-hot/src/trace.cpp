@@ -11,7 +11,7 @@
 namespace hot {
 
 static constexpr char   magic[]     = {'H', 'O', 'T', 'T', 'R', 'A', 'C', 'E'};
-static constexpr int    version     = 1;
+static constexpr int    version     = 2;
 static constexpr int    has_weights = 1;            // a flag
 static constexpr int    most_layers = 1 << 16;
 static constexpr int    most_expert = 1 << 16;
@@ -61,6 +61,7 @@ std::string trace_writer::start(const std::string & path, bool with_weights) {
     error_.clear();
     pending_.assign(magic, magic + sizeof(magic));
     layers_.clear();
+    last_ = {};
     put_u16(version);
     put_u16(with_weights ? has_weights : 0);
     return write_out() ? "" : stop();
@@ -99,17 +100,16 @@ void trace_writer::block(int layer, const std::string & name, int n_expert, int 
         }
         return;
     }
-    pending_.push_back('B');
-    put_number((uint64_t) layer);
-    put_number((uint64_t) n_tokens);
-    put_number((uint64_t) n_used);
-    for (size_t i = 0; i < n; i++) {
-        if (n_expert <= 256) {
-            pending_.push_back((uint8_t) experts[i]);
-        } else {
-            put_u16((uint16_t) experts[i]);
-        }
+    if (layer > 0 && layer == last_.layer + 1 && n_tokens == last_.n_tokens && n_used == last_.n_used) {
+        pending_.push_back('N');
+    } else {
+        pending_.push_back('B');
+        put_number((uint64_t) layer);
+        put_number((uint64_t) n_tokens);
+        put_number((uint64_t) n_used);
     }
+    last_ = {layer, n_tokens, n_used};
+    put_ids(experts, n, n_expert);
     for (size_t i = 0; with_weights_ && i < n; i++) {
         put_u16(ggml_fp32_to_fp16(weights ? weights[i] : NAN));
     }
@@ -140,6 +140,25 @@ void trace_writer::put_number(uint64_t value) {
         pending_.push_back((uint8_t) (value | 128));
     }
     pending_.push_back((uint8_t) value);
+}
+
+// As many bits an id as the largest needs, the lowest first; the last byte is filled with zeros.
+void trace_writer::put_ids(const int32_t * experts, size_t n, int n_expert) {
+    int width = 0;
+    while ((1 << width) < n_expert) {
+        width++;
+    }
+    uint32_t gathered = 0;
+    int      held     = 0;  // bits in it
+    for (size_t i = 0; i < n; i++) {
+        gathered |= (uint32_t) experts[i] << held;
+        for (held += width; held >= 8; held -= 8, gathered >>= 8) {
+            pending_.push_back((uint8_t) (gathered & 255));
+        }
+    }
+    if (held > 0) {
+        pending_.push_back((uint8_t) gathered);
+    }
 }
 
 void trace_writer::put_u16(uint16_t value) {

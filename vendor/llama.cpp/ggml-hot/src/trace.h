@@ -43,6 +43,7 @@ private:
     std::string describe(int layer, const std::string & name, int n_expert);
     void put_number(uint64_t value);
     void put_u16(uint16_t value);
+    void put_ids(const int32_t * experts, size_t n, int n_expert);
     bool write_out();
     void fail(const std::string & why);
 
@@ -52,6 +53,9 @@ private:
     std::string              error_;    // what ended the trace, until stop() has told it
     std::vector<uint8_t>     pending_;  // whole records, to be written together
     std::vector<layer_facts> layers_;
+    struct {
+        int layer = 0, n_tokens = 0, n_used = 0;
+    } last_;                                // the block before
 };
 
 // The routing of a whole process, from all its GPUs and contexts, told block by block.

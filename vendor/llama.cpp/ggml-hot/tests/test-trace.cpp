@@ -32,7 +32,7 @@ static bool holds(const std::string & text, const std::string & part) {
 }
 
 //
-// the sample: two layers, one with ids of one byte and one of two; three tokens of a prompt, of which the last layer
+// the sample: two layers, one with ids of three bits and one of nine; three tokens of a prompt, of which the last layer
 // computes one; then a token with two experts, and one with one
 //
 
@@ -57,11 +57,11 @@ static std::string write_sample(const std::string & path) {
 
 // In hexadecimal; docs/trace-format.md explains it byte by byte.
 static const char * const sample_hex =
-    "484f545452414345010001004c000818626c6b2e302e66666e5f75705f657870"
-    "732e77656967687442000302050001070502003a003400380038003b00304c01"
-    "ac0218626c6b2e312e66666e5f75705f657870732e776569676874420101022b"
-    "01040000380038420001020705003800384201010204000001007e007e420001"
-    "0103003c42010101ff00003c4505";
+    "484f545452414345020001004c000818626c6b2e302e66666e5f75705f657870"
+    "732e77656967687442000302455e01003a003400380038003b00304c01ac0218"
+    "626c6b2e312e66666e5f75705f657870732e776569676874420101022b090000"
+    "380038420001022f003800384e040002007e007e4200010103003c4eff00003c"
+    "4505";
 
 static std::string from_hex(const std::string & hex) {
     std::string bytes;
@@ -99,6 +99,7 @@ struct parsed {
 static parsed parse(const std::string & bytes) {
     parsed                out;
     std::vector<uint64_t> n_expert_of;
+    record                last;  // block
     size_t                at      = 12;
     const bool            weights = bytes.size() > 10 && bytes[10] == 1;
     const auto            byte    = [&] { return at < bytes.size() ? (uint8_t) bytes[at++] : (out.whole = false, (uint8_t) 0); };
@@ -127,18 +128,30 @@ static parsed parse(const std::string & bytes) {
             }
             n_expert_of.resize(std::max<size_t>(n_expert_of.size(), r.layer + 1));
             n_expert_of[r.layer] = r.n_expert;
-        } else if (r.tag == 'B') {
-            r.layer          = number();
-            r.n_tokens       = number();
-            r.n_used         = number();
+        } else if (r.tag == 'B' || r.tag == 'N') {
+            // 'N' stands for the next layer, with as many tokens and experts as the block before
+            r.layer          = r.tag == 'B' ? number() : last.layer + 1;
+            r.n_tokens       = r.tag == 'B' ? number() : last.n_tokens;
+            r.n_used         = r.tag == 'B' ? number() : last.n_used;
             const uint64_t n = r.n_tokens * r.n_used;
-            for (uint64_t i = 0; i < n; i++) {
-                r.experts.push_back(n_expert_of.at(r.layer) <= 256 ? byte() : two());
+            unsigned width = 0, held = 0, gathered = 0;
+            while ((uint64_t) 1 << width < n_expert_of.at(r.layer)) {
+                width++;
             }
+            for (uint64_t i = 0; i < n && out.whole; i++) {
+                for (; held < width; held += 8) {
+                    gathered |= (unsigned) byte() << held;
+                }
+                r.experts.push_back(gathered & ((1u << width) - 1));
+                gathered >>= width;
+                held -= width;
+            }
+            CHECK(gathered == 0 || !out.whole, "the last byte of the ids is filled with zeros");
             for (uint64_t i = 0; weights && i < n; i++) {
                 r.weights.push_back(two());
             }
             out.choices += n;
+            last = r;
         } else {
             CHECK(r.tag == 'E', "record 0x%02x at byte %zu", r.tag & 255, at - 1);
             r.n_tokens = number();
@@ -152,17 +165,17 @@ static parsed parse(const std::string & bytes) {
     return out;
 }
 
-// Tokens of a model with `n_layers` layers, one a block, top-8.
-static void decode(hot::trace_writer & trace, int n_layers, int n_expert, int n_tokens) {
+// Tokens of a model with `n_layers` layers, one a block.
+static void decode(hot::trace_writer & trace, int n_layers, int n_expert, int n_tokens, int n_used = 8) {
     unsigned random = 1;
     for (int token = 0; token < n_tokens; token++) {
         for (int layer = 0; layer < n_layers; layer++) {
-            int32_t experts[8];
+            std::vector<int32_t> experts(n_used);
             for (int32_t & e : experts) {
                 random = random * 1664525u + 1013904223u;
                 e      = (int32_t) ((random >> 8) % (unsigned) n_expert);
             }
-            trace.block(layer, "blk." + std::to_string(layer) + ".ffn_up_exps.weight", n_expert, 1, 8, experts, nullptr);
+            trace.block(layer, "blk." + std::to_string(layer) + ".ffn_up_exps.weight", n_expert, 1, n_used, experts.data(), nullptr);
         }
     }
 }
@@ -208,16 +221,16 @@ static void every_choice_comes_back_with_its_weight() {
 
 static void a_choice_costs_at_most_two_bytes() {
     const struct {
-        int    n_expert;
+        int    n_expert, n_used;
         double most;
-    } cases[] = {{128, 1.6}, {256, 1.6}, {512, 2.6}};
+    } cases[] = {{128, 8, 1.05}, {256, 8, 1.2}, {512, 10, 1.35}, {32, 4, 1.05}, {8, 2, 1.1}, {128, 1, 2.15}};
     for (const auto & c : cases) {
         hot::trace_writer trace;
         trace.start(folder + "/t", false);
-        decode(trace, 48, c.n_expert, 1000);
+        decode(trace, 48, c.n_expert, 1000, c.n_used);
         CHECK(trace.stop().empty(), "stop");
-        const double bytes = (double) read_file(folder + "/t").size() / (1000.0 * 48 * 8);
-        CHECK(bytes <= c.most, "%d experts: %.3f bytes a choice", c.n_expert, bytes);
+        const double bytes = (double) read_file(folder + "/t").size() / (1000.0 * 48 * c.n_used);
+        CHECK(bytes <= c.most, "%d of %d experts: %.3f bytes a choice", c.n_used, c.n_expert, bytes);
     }
 }
 
@@ -236,7 +249,7 @@ static void a_trace_begins_with_layer_zero() {
         tags += r.tag;
         tags += std::to_string(r.layer);
     }
-    CHECK(tags == "L0B0L1B1E0", "%s", tags.c_str());
+    CHECK(tags == "L0B0L1N1E0", "%s", tags.c_str());
 }
 
 static void a_killed_server_leaves_whole_tokens_and_nearly_all_of_them() {
@@ -338,8 +351,8 @@ static void a_full_disk_ends_the_trace_and_stop_says_so() {
     hot::trace_writer trace;
     CHECK(trace.start(folder + "/t", false).empty(), "start");
     setrlimit(RLIMIT_FSIZE, &full);
-    decode(trace, 48, 128, 300);
-    CHECK(!trace.on(), "170 KB must not have fitted");
+    decode(trace, 48, 128, 400);
+    CHECK(!trace.on(), "150 KB must not have fitted");
     CHECK(holds(trace.stop(), "File too large"), "stop says why");
     const parsed left = parse(read_file(folder + "/t"));
     CHECK(left.choices > 60000, "%d choices are left", (int) left.choices);
