@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("bench", "bench", "Measure one placement of MODEL in fresh servers."),
     "build": ("build", "build", "Build llama.cpp and the hot-expert device into the cache folder."),
     "machine": ("machine", "machine", "Show this machine and its measured bandwidths."),
+    "plan": ("plan", "plan", "Read MODEL's header only: what fits, and how fast it would be."),
     "doctor": ("doctor", "doctor", "Check what hottune finds on this machine and what is missing."),
     "models": ("models", "app", "Download, inspect and synthesize models."),
     "replay": ("replay", "replay", "Show what each cache would have done on a recorded routing."),

