@@ -1,4 +1,4 @@
-"""What is inflated for `plan --try`, what becomes of the file, and what is tried after running out of VRAM."""
+"""What is inflated for `plan --try`, what becomes of the file, what is tried after running out of VRAM."""
 
 from __future__ import annotations
 
