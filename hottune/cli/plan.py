@@ -78,13 +78,13 @@ def plan(
             if not json_output:
                 show(report, Console(highlight=False))
             if try_out:
-                config: dict[str, Any] = {
+                said: dict[str, Any] = {
                     "workload": workload,
                     "scale": scale,
                     "threads": threads,
                     "gpu": gpu,
                 }
-                tried = _try(report, seen, base, layers, keep, vram is not None, config, progress)
+                tried = _try(report, seen, base, layers, keep, vram is not None, said, progress)
                 report = report.model_copy(update={"tried": tried})
                 if not json_output:
                     show_tried(tried, Console(highlight=False))

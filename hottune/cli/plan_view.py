@@ -16,6 +16,8 @@ NO_GPU = (
     "Give some with --gpu-bandwidth HBM,PCIE."
 )
 
+_LEFT_OUT = "layers left out: "
+
 
 def show(report: PlanReport, out: Console) -> None:
     """Show shapes, and for each ceiling the placements with their memory and predicted speed."""
@@ -118,6 +120,8 @@ def show_tried(tried: TryReport, out: Console) -> None:
     out.print(table)
     out.print(Text(tried.inflated.sentence), soft_wrap=True)
     for line in tried.notes:
+        if _LEFT_OUT in line:
+            continue  # tensor by tensor what the number of layers says; --json has it
         out.print(Text(f"- {line}", style="dim"), soft_wrap=True)
     if tried.layers < tried.layers_of_the_model:
         less = "Fewer layers are faster than the whole model by about that factor: compare placements."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ _RAM_SHARE = 0.25  # of what is available, at most
 _PINNED_MIB = 512.0
 _HBM_MIB = 512.0
 _PIECE_BYTES = 8 << 20
+_BUSY_SHARE = 0.3  # of the cores, from which on a note says so
 
 
 class _Frozen(BaseModel):
@@ -180,6 +182,8 @@ def measure(
     if cache_mib and size_mib < 4 * cache_mib:
         notes.append(f"only {size_mib:.0f} MiB could be read from, {cache_mib:.0f} MiB of which fit a cache")
     cores = machine.cpu.physical_cores
+    if (busy := _load()) > _BUSY_SHARE * cores:
+        notes.append(f"other programs were busy meanwhile (load {busy:.1f}): --again, when they are not")
     counts = thread_counts(cores)
     steps = 2 * len(counts) + 4
     progress.start("Measuring bandwidths", steps, "steps")
@@ -276,6 +280,14 @@ def _copies(cuda: Cuda, gpu: Gpu, area: Words, threads: int, expert_bytes: int, 
         pcie_overlapped_gb_per_s=pcie,
         cpu_overlapped_gb_per_s=cpu,
     )
+
+
+def _load() -> float:
+    """Return how many threads wanted to run, mean of the last minute; 0 where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def _real(machine: Machine, gpu: Gpu | None) -> Gpu | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from hottune import workflow
+from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
 from hottune.models.base_model import BaseModel as SmallModel
 from hottune.models.glance import Glance
@@ -19,7 +20,7 @@ from hottune.models.memory import estimate
 from hottune.models.resolve import load_model
 from hottune.models.shape import ModelFile, MoeShape
 from hottune.models.target import Target, target_like, with_layers
-from hottune.outcomes import Measurement, Outcome
+from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
 from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.routing.bound import Bandwidths
@@ -27,6 +28,9 @@ from hottune.tasks import prepare
 from hottune.tasks.plan import PlannedPlacement, plan_ceiling
 from hottune.tasks.settings import RunConfig
 from hottune.tasks.show import Meter
+
+_ATTEMPTS = 3  # of an arm that the memory model took for smaller than it is
+_SLACK, _SLACK_MIB = 1.02, 8.0  # what a ceiling of our own choice leaves to that
 
 
 class Tried(BaseModel):
@@ -131,7 +135,10 @@ def measured(
         raise BadSettingError(f"{model.path} is not an inflated model.")
     ubatch = config.ubatches[0]
     if config.vram_mib is None:
-        config = config.model_copy(update={"vram_mib": _ceiling_mib(model.shape, config, share)})
+        virtual = prepare.build(config, progress).backend is Backend.CPU
+        overhead_mib = 0.0 if virtual else prepare.CONTEXT_OVERHEAD_MIB
+        ceiling_mib = _ceiling_mib(model.shape, config, share, overhead_mib)
+        config = config.model_copy(update={"vram_mib": ceiling_mib})
     plan = prepare.prepare(config, progress)
     candidates = plan_ceiling(
         model.shape,
@@ -147,9 +154,15 @@ def measured(
     meter.stage("Trying", len(candidates.placements))
     tried = []
     for one in candidates.placements:
-        outcome = measure(one.placement)
-        meter.ended(f"{one.arm}: {one.placement.label()}", outcome)
-        tried.append(_tried(one, outcome))
+        placement: Placement | None = one.placement
+        for _ in range(_ATTEMPTS):
+            assert placement is not None
+            outcome = measure(placement)
+            meter.ended(f"{one.arm}: {placement.label()}", outcome)
+            tried.append(_tried(one, placement, outcome))
+            placement = _smaller(placement, model.shape)
+            if placement is None or not isinstance(outcome, OutOfMemory | Rejected):
+                break
     meter.finish()
     return TryReport(
         inflated=model.inflated,
@@ -166,29 +179,33 @@ def measured(
     )
 
 
-def _tried(one: PlannedPlacement, outcome: Outcome) -> Tried:
-    predicted = one.speed.decode_tok_s if one.speed else None
-    if not isinstance(outcome, Measurement):
-        return Tried(
-            arm=one.arm,
-            placement=one.placement,
-            outcome=outcome.kind,
-            detail=outcome.detail,
-            predicted_decode_tok_s=predicted,
-        )
+def _tried(one: PlannedPlacement, placement: Placement, outcome: Outcome) -> Tried:
+    numbers: dict[str, float | None] = {}
+    if isinstance(outcome, Measurement):
+        names = ("decode_tok_s", "prefill_tok_s", "vram_peak_mib", "hit_rate")
+        numbers = {name: getattr(outcome, name) for name in names}
+    same = one.speed if placement == one.placement else None
     return Tried(
         arm=one.arm,
-        placement=one.placement,
+        placement=placement,
         outcome=outcome.kind,
-        decode_tok_s=outcome.decode_tok_s,
-        prefill_tok_s=outcome.prefill_tok_s,
-        vram_peak_mib=outcome.vram_peak_mib,
-        hit_rate=outcome.hit_rate,
-        predicted_decode_tok_s=predicted,
+        detail="" if isinstance(outcome, Measurement) else outcome.detail,
+        predicted_decode_tok_s=same.decode_tok_s if same else None,
+        **numbers,
     )
 
 
-def _ceiling_mib(shape: MoeShape, config: RunConfig, share: float) -> float:
+def _smaller(placement: Placement, shape: MoeShape) -> Placement | None:
+    """Return the next one to try when this one did not fit; None when there is none of its kind."""
+    if placement.hot_k:
+        hot_k = placement.hot_k * 7 // 8
+        return placement.model_copy(update={"hot_k": hot_k}) if hot_k else None
+    if placement.n_cpu_moe + 1 >= shape.n_layers:
+        return None
+    return placement.model_copy(update={"n_cpu_moe": placement.n_cpu_moe + 1})
+
+
+def _ceiling_mib(shape: MoeShape, config: RunConfig, share: float, overhead_mib: float) -> float:
     """Return a ceiling under which `share` of the layers lies whole in VRAM, one at least and not all."""
     on_cpu = min(shape.n_layers - 1, max(1, round(shape.n_layers * (1 - share))))
     placement = Placement(
@@ -197,4 +214,4 @@ def _ceiling_mib(shape: MoeShape, config: RunConfig, share: float) -> float:
         context=config.context or prepare.LEAST_CONTEXT,
         ubatch=config.ubatches[0],
     )
-    return estimate(shape, placement, overhead_mib=prepare.CONTEXT_OVERHEAD_MIB).vram_mib + 1
+    return estimate(shape, placement, overhead_mib=overhead_mib).vram_mib * _SLACK + _SLACK_MIB

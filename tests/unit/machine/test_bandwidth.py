@@ -185,6 +185,13 @@ def test_a_small_memory_is_not_filled_and_the_note_says_what_that_means(
     assert "32 MiB of which fit a cache" in found.notes[0]
 
 
+@pytest.mark.parametrize(("load", "said"), [(1.5, True), (0.1, False)])
+def test_a_busy_machine_is_noted(load: float, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0, 0))
+    notes = quickly(a_machine()).notes
+    assert any("load 1.5" in note for note in notes) is said
+
+
 class TestCommand:
     @pytest.fixture(autouse=True)
     def quick(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
