@@ -27,7 +27,7 @@ class RequestSample(_Frozen):
     ttft_ms: float = Field(description="time to first token, client timing from the stream")
     turn_s: float = Field(description="wall-clock of the whole request, client timing")
     token_ms: list[float] = Field(default_factory=list, description="gap before each streamed token, client")
-    text_sha256: str = Field(description="sha256 of the generated text (greedy, so comparable)")
+    text_sha256: str = Field(description="sha256 of the generated text (drawn with one seed, so comparable)")
     started_s: float = Field(
         default=0.0, description="when it was sent, seconds after the first of this server, client timing"
     )

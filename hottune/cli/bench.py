@@ -65,9 +65,7 @@ def bench(
     ] = "none",
     spec_ngram: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=1024, help="Tokens that must repeat for a draft. Default: llama.cpp's; demo 1."
-        ),
+        typer.Option(min=1, max=1024, help="Tokens that must repeat for a draft. Default: llama.cpp's."),
     ] = None,
     ubatch: Annotated[int, typer.Option(min=1, help="Physical batch, tokens.")] = 512,
     replicates: Annotated[int, typer.Option(min=1, help="Fresh servers, one after another.")] = 1,

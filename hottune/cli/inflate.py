@@ -17,7 +17,7 @@ from hottune.errors import BadSettingError
 from hottune.models.base_model import BaseModel as SmallModel
 from hottune.models.inflate import inflate
 from hottune.models.inflation import Inflation, card, caveats
-from hottune.models.resolve import DEMO, load_model, resolve_model
+from hottune.models.resolve import load_model, resolve_model
 from hottune.models.shape import ModelFile
 from hottune.models.target import Recipe, Target, read_target, target_of_numbers, with_layers
 from hottune.progress import Progress
@@ -99,12 +99,7 @@ def inflate_command(
 
 
 def _inflate(base: str, out: Path, target: Target, progress: Progress) -> Inflated:
-    source = None
-    if base == DEMO:
-        from hottune.engine.build import BuildOptions, source_dir
-
-        source = source_dir(BuildOptions(), cache_dir=common.cache_dir(), progress=progress)
-    small = resolve_model(base, cache_dir=common.cache_dir(), progress=progress, source_dir=source)
+    small = resolve_model(base, cache_dir=common.cache_dir(), progress=progress)
     if out == small.path:
         raise BadSettingError(f"{out} is the small model itself.", "", "Name another file to write.")
     started = time.monotonic()

@@ -17,7 +17,7 @@ from hottune.errors import BadSettingError
 from hottune.models.blocks import WeightType
 from hottune.models.inflation import Inflation, caveats, inflation_of
 from hottune.models.memory import estimate, max_hot_k, min_n_cpu_moe
-from hottune.models.resolve import DEMO, hub_repo, resolve_model
+from hottune.models.resolve import hub_repo, resolve_model
 from hottune.models.shape import ModelFile, MoeShape
 from hottune.models.shape_of import moe_shape
 from hottune.models.synthesize import DEFAULT_VOCABULARY, SYNTHETIC_KEY, SyntheticSpec, synthesize
@@ -96,7 +96,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Download a model (or make the demo); run it again to go on after an interruption."""
+    """Download a model; run it again to go on after an interruption."""
     with common.handled(json_output):
         found = _resolve(model, common.make_progress(quiet=json_output), revision)
         if json_output:
@@ -188,10 +188,7 @@ def _source_dir(progress: Progress) -> Path:
 
 
 def _resolve(model: str, progress: Progress, revision: str | None = None) -> ModelFile:
-    source = _source_dir(progress) if model == DEMO else None
-    return resolve_model(
-        model, cache_dir=common.cache_dir(), progress=progress, source_dir=source, revision=revision
-    )
+    return resolve_model(model, cache_dir=common.cache_dir(), progress=progress, revision=revision)
 
 
 def _inspect(model: str, context: int, ubatch: int, progress: Progress) -> Inspection:

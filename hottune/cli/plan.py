@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,8 +15,9 @@ from hottune.errors import BadSettingError, CeilingTooSmallError
 from hottune.machine.bandwidth import bandwidths
 from hottune.machine.facts import Gpu, Machine
 from hottune.machine.probe import probe_machine
+from hottune.models.demo import DEMO
 from hottune.models.glance import Glance, glance
-from hottune.models.resolve import DEMO, resolve_model
+from hottune.models.resolve import resolve_model
 from hottune.models.shape import ModelFile
 from hottune.placement import Placement
 from hottune.progress import Progress
@@ -70,8 +70,7 @@ def plan(
         ceilings = _ceilings_mib(vram, headroom, chosen)
         progress = common.make_progress(quiet)
         try:
-            source = _source_dir(progress) if model == DEMO else None
-            seen = glance(model, cache_dir=common.cache_dir(), progress=progress, source_dir=source)
+            seen = glance(model, cache_dir=common.cache_dir(), progress=progress)
             report = _plan(model, seen, here, chosen, ceilings, context, ubatch, given, progress)
             if vram is not None:
                 _require_room(report)
@@ -202,15 +201,8 @@ def _require_room(report: PlanReport) -> None:
         )
 
 
-def _source_dir(progress: Progress) -> Path:
-    from hottune.engine.build import BuildOptions, source_dir
-
-    return source_dir(BuildOptions(), cache_dir=common.cache_dir(), progress=progress)
-
-
 def _small_model(base: str, progress: Progress) -> ModelFile:
-    source = _source_dir(progress) if base == DEMO else None
-    return resolve_model(base, cache_dir=common.cache_dir(), progress=progress, source_dir=source)
+    return resolve_model(base, cache_dir=common.cache_dir(), progress=progress)
 
 
 def _try(

@@ -16,7 +16,7 @@ from rich.text import Text
 from hottune.cli import common
 from hottune.engine.replay_library import provide_replay_library
 from hottune.errors import BadSettingError, BadTraceError
-from hottune.models.resolve import DEMO, hub_repo, resolve_model
+from hottune.models.resolve import hub_repo, resolve_model
 from hottune.models.shape import MoeShape
 from hottune.models.shape_of import moe_shape
 from hottune.placement import LARGEST_BYPASS, KvType, Policy
@@ -234,12 +234,7 @@ def _shape(model: str, progress: Progress) -> MoeShape:
         from hottune.models import huggingface
 
         return moe_shape(huggingface.remote_headers(*repo).headers)
-    source = None
-    if model == DEMO:
-        from hottune.engine.build import BuildOptions, source_dir
-
-        source = source_dir(BuildOptions(), cache_dir=common.cache_dir(), progress=progress)
-    return resolve_model(model, cache_dir=common.cache_dir(), progress=progress, source_dir=source).shape
+    return resolve_model(model, cache_dir=common.cache_dir(), progress=progress).shape
 
 
 def _expert_bytes(routing: Routing, shape: MoeShape | None, size: str | None) -> list[int] | None:

@@ -43,16 +43,13 @@ class Glance:
         return inflation_of(self.headers[0])
 
 
-def glance(
-    argument: str, *, cache_dir: Path, progress: Progress | None = None, source_dir: Path | None = None
-) -> Glance:
+def glance(argument: str, *, cache_dir: Path, progress: Progress | None = None) -> Glance:
     """Read the headers of the model that the argument names; weights are never read, nothing is downloaded.
 
     Args:
         argument: a .gguf file, a folder with one, `owner/repo[:quant]`, an http(s) address, or `demo`.
         cache_dir: hottune's cache folder, where the demo lies.
-        progress: told when the demo must be written first.
-        source_dir: llama.cpp's source, only needed for `demo`.
+        progress: told what is read.
 
     Raises:
         HottuneError: what `resolve_model`, `remote_headers` and `url_headers` raise: errors 10 to 14.
@@ -63,7 +60,7 @@ def glance(
         from hottune.models import huggingface  # its client takes long to import
 
         return _remote(huggingface.remote_headers(*repo))
-    found = resolve_model(argument, cache_dir=cache_dir, progress=progress, source_dir=source_dir)
+    found = resolve_model(argument, cache_dir=cache_dir, progress=progress)
     headers = tuple(read_header_file(part) for part in model_parts(found.path))
     return Glance(found.name, found.size_bytes, None, headers, found.shape)
 

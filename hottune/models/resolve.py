@@ -8,22 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hottune.errors import ModelCorruptError, ModelNotFoundError
+from hottune.models.demo import DEMO, demo_path
 from hottune.models.fingerprint import fingerprint
 from hottune.models.gguf_header import GgufHeader, read_header_file
 from hottune.models.inflation import inflation_of
 from hottune.models.names import gguf_sets, part_name, split_part
 from hottune.models.shape import ModelFile
 from hottune.models.shape_of import moe_shape
-from hottune.models.synthesize import (
-    DEMO_VOCABULARY,
-    SYNTHETIC_KEY,
-    demo_spec,
-    spec_hash,
-    synthesize,
-)
-from hottune.progress import NoProgress, Progress
+from hottune.models.synthesize import SYNTHETIC_KEY
+from hottune.progress import Progress
 
-DEMO = "demo"
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<quant>[\w.-]+))?")
 _HOW = "Give a .gguf file, a Hugging Face repository (owner/repo or owner/repo:Q4_K_M), or demo."
 
@@ -33,7 +27,6 @@ def resolve_model(
     *,
     cache_dir: Path,
     progress: Progress | None = None,
-    source_dir: Path | None = None,
     token: str | None = None,
     revision: str | None = None,
 ) -> ModelFile:
@@ -44,9 +37,8 @@ def resolve_model(
     Args:
         argument: a .gguf file (of a split model any part), a folder that holds one model,
             `owner/repo[:quant]`, or `demo`.
-        cache_dir: hottune's cache folder; downloads and the demo model go to `models/` in it.
-        progress: told about downloads and writing.
-        source_dir: llama.cpp's source, from which the demo takes its tokenizer; only needed for `demo`.
+        cache_dir: hottune's cache folder; downloads go to `models/` in it.
+        progress: told about downloads.
         token: for Hugging Face; by default the one the user is logged in with (or HF_TOKEN).
         revision: branch, tag or commit of the repository.
 
@@ -57,7 +49,7 @@ def resolve_model(
         RepoNotFoundError, DownloadError, NoSpaceError: see `huggingface.pull`.
     """
     if argument == DEMO:
-        return load_model(demo_path(cache_dir, source_dir, progress or NoProgress()), DEMO, name=DEMO)
+        return load_model(demo_path(), DEMO, name=DEMO)
     path = Path(argument).expanduser()
     if (repo := hub_repo(argument)) is not None:
         from hottune.models import huggingface  # its client takes long to import
@@ -119,22 +111,6 @@ def model_parts(path: Path) -> list[Path]:
             "Download the missing parts.",
         )
     return parts
-
-
-def demo_path(cache_dir: Path, source_dir: Path | None, progress: Progress) -> Path:
-    """Return the demo model's file, written now if the cache does not have it."""
-    spec = demo_spec()
-    path = cache_dir / "models" / f"demo-{spec_hash(spec)}.gguf"
-    if not path.is_file():
-        vocabulary = source_dir / "models" / DEMO_VOCABULARY if source_dir else None
-        if vocabulary is None or not vocabulary.is_file():
-            raise ModelNotFoundError(
-                "The demo model cannot be made yet.",
-                f"It takes its tokenizer ({DEMO_VOCABULARY}) from llama.cpp's source, which is not here.",
-                "Run `hottune build` first.",
-            )
-        synthesize(path, spec, tokenizer_vocab=vocabulary, progress=progress)
-    return path
 
 
 def _only_model(folder: Path) -> Path:

@@ -22,7 +22,6 @@ the best, and so are never chosen.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,7 +43,6 @@ ARCHITECTURE = "qwen3moe"
 SYNTHETIC_KEY = "hottune.synthetic"
 SPEC_KEY = "hottune.spec"
 
-_REVISION = 1  # of the recipe below; a cached demo of another revision is not used
 _BIAS_CHANNELS = 32
 _BIAS_SHARE = 0.2  # of an embedding's energy that the constant channels add
 _WHISPER = 1 / 16  # how much of the constant channels the experts see
@@ -97,33 +95,8 @@ class SyntheticSpec(BaseModel):
         return self
 
 
-#: Demo's tokenizer, among the vocabularies that come with llama.cpp's source: byte-level BPE made for English
-#: and code (4.3 and 3.2 characters a token on hottune's texts) with only 32,256 tokens. Qwen2's 151,936 (4.6,
-#: 4.1) would make embedding and head 120 MiB, more than all experts; GPT-2's 50,257 need 40 % more for code.
-DEMO_VOCABULARY = "ggml-vocab-deepseek-coder.gguf"
-
-#: The tokenizer of other synthetic models: the one that their shape's real counterpart has.
+#: The tokenizer of synthetic models: the one that their shape's real counterpart has.
 DEFAULT_VOCABULARY = "ggml-vocab-qwen2.gguf"
-
-
-def demo_spec() -> SyntheticSpec:
-    """Return the spec of `demo`: 6 layers x 64 experts, about 110 MiB, three quarters of it experts."""
-    return SyntheticSpec(
-        n_layers=6,
-        n_experts=64,
-        n_used=8,
-        n_embd=512,
-        n_ff_expert=256,
-        n_head=8,
-        n_head_kv=2,
-        head_dim=64,
-        context=32768,
-    )
-
-
-def spec_hash(spec: SyntheticSpec) -> str:
-    """Return a short hash that changes with the spec and with the recipe of this module."""
-    return hashlib.sha256(f"{_REVISION}:{spec.model_dump_json()}".encode()).hexdigest()[:12]
 
 
 def synthesize(

@@ -101,7 +101,7 @@ class Arm(_Model):
         description="the same three changes against every measured baseline, by its name",
     )
     text_equal: bool | None = Field(
-        default=None, description="greedy text equal to the all-cpu arm's in every request"
+        default=None, description="text equal to the all-cpu arm's in every request"
     )
     replicates: list[Replicate] = Field(default_factory=list)
 

@@ -102,7 +102,7 @@ def _runs(report: Report) -> str:
 def proof(report: Report) -> list[str]:
     """Return, for `fit` and arms with the cache, what shows that it was on (first measured replicate).
 
-    The last line says whose greedy text was equal: proof of nothing without the lines before it.
+    The last line says whose text was equal: proof of nothing without the lines before it.
     """
     lines = []
     for arm in report.arms:
@@ -136,8 +136,8 @@ def _fit_proof(run: Measurement) -> str:
 
 
 def text_equality(report: Report) -> str:
-    """Return which arms wrote the same greedy text as all-cpu; "" when nobody compared."""
+    """Return which arms wrote the same text as all-cpu; "" when nobody compared."""
     same = [arm.name for arm in report.arms if arm.text_equal is True and arm.name != "all-cpu"]
     other = [arm.name for arm in report.arms if arm.text_equal is False]
     parts = [f"equal in {', '.join(same)}"] * bool(same) + [f"different in {', '.join(other)}"] * bool(other)
-    return f"Greedy text against all-cpu: {'; '.join(parts)}." if parts else ""
+    return f"Text against all-cpu: {'; '.join(parts)}." if parts else ""

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hottune.engine.build import build_engine, find_engine, source_dir
+from hottune.engine.build import build_engine, find_engine
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.errors import BadSettingError
 from hottune.machine.facts import Gpu, Machine
@@ -78,22 +78,14 @@ class Plan:
         }
 
 
-def resolve(config: RunConfig, progress: Progress) -> ModelFile | None:
-    """Find the model and read its header; None for the demo, which needs the engine's tokenizer files.
+def resolve(config: RunConfig, progress: Progress) -> ModelFile:
+    """Find the model and read its header.
 
     Raises:
         HottuneError: one of the errors 10-14, or a workload that does not exist.
     """
     _workload(config)
-    if config.is_demo:
-        return None
     return resolve_model(config.model, cache_dir=config.cache_dir, progress=progress)
-
-
-def resolve_demo(config: RunConfig, progress: Progress) -> ModelFile:
-    """Make the demo model, or find it in the cache."""
-    source = source_dir(config.engine, cache_dir=config.cache_dir, progress=progress)
-    return resolve_model(config.model, cache_dir=config.cache_dir, progress=progress, source_dir=source)
 
 
 def build(config: RunConfig, progress: Progress) -> EngineBuild:
@@ -163,9 +155,8 @@ def engine_for_show(config: RunConfig) -> EngineBuild:
 
 def prepare(config: RunConfig, progress: Progress) -> Plan:
     """Do all of the above, in the order in which errors are cheapest."""
-    early = resolve(config, progress)
+    model = resolve(config, progress)
     engine = build(config, progress)
-    model = early or resolve_demo(config, progress)
     return plan(config, engine, model, probe())
 
 
@@ -173,12 +164,7 @@ def prepare_for_show(config: RunConfig) -> Plan:
     """Like `prepare`, but builds nothing; for `--dry-run`."""
     progress = NoProgress()
     engine = engine_for_show(config)
-    if config.is_demo and not engine.key:
-        raise BadSettingError(
-            "The demo model is made with tokenizer files from llama.cpp's source, which is not here yet.",
-            next_step="Run `hottune build` once, then the dry run again.",
-        )
-    model = resolve(config, progress) or resolve_demo(config, progress)
+    model = resolve(config, progress)
     return plan(config, engine, model, probe())
 
 
@@ -205,13 +191,8 @@ def _base(config: RunConfig, machine: Machine, workload: Workload) -> Placement:
         batch=max(2048, *config.ubatches, 0),
         parallel=config.parallel,
         spec_type=config.spec_type,
-        spec_ngram=config.spec_ngram or _demo_ngram(config),
+        spec_ngram=config.spec_ngram,
     )
-
-
-def _demo_ngram(config: RunConfig) -> int | None:
-    """Return 1 for a demo that speculates: in the text of its random weights no longer n-gram repeats."""
-    return 1 if config.is_demo and config.spec_type not in ("none", "ngram-cache") else None
 
 
 def _gpu_and_ceiling(

@@ -35,7 +35,7 @@ class RunConfig(BaseModel):
         default=None,
         ge=1,
         le=1024,
-        description="tokens that must repeat for a draft; None = llama.cpp's own, in the demo 1",
+        description="tokens that must repeat for a draft; None = llama.cpp's own",
     )
     scale: float | None = Field(default=None, gt=0, le=1, description="shrinks the workload's lengths")
     context: int | None = Field(default=None, ge=1, description="tokens")

@@ -21,6 +21,8 @@ from hottune.workload.together import together
 __all__ = ["RequestFailed", "drive"]
 
 CONNECT_TIMEOUT_S = 10.0
+TEMPERATURE = 0.7
+TOP_K = 40
 
 
 def drive(
@@ -103,7 +105,7 @@ def _announcement(workload: Workload, wave: range) -> str:
 
 
 def completion_body(prompt: list[int], output_tokens: int, seed: int) -> dict[str, Any]:
-    """Return the body of a greedy, uncached request for exactly `output_tokens` tokens."""
+    """Return the body of an uncached request for exactly `output_tokens` tokens, drawn with a fixed seed."""
     return {
         # Token ids, not text: the server adds nothing to them and the length is exact.
         "prompt": prompt,
@@ -113,10 +115,11 @@ def completion_body(prompt: list[int], output_tokens: int, seed: int) -> dict[st
         "cache_prompt": False,
         "stream": True,
         "return_tokens": True,
-        # Greedy: the one sampler is "keep the most probable token", so no penalty can change the text.
-        "samplers": ["top_k"],
-        "top_k": 1,
-        "temperature": 0.0,
+        # Equal logits give equal text, as with greedy decoding; but that runs into loops, and what repeats
+        # flatters a cache.
+        "samplers": ["top_k", "temperature"],
+        "top_k": TOP_K,
+        "temperature": TEMPERATURE,
         "seed": seed,
     }
 

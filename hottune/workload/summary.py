@@ -78,5 +78,5 @@ def _wave_s(wave: Sequence[RequestSample]) -> tuple[float, float]:
 
 
 def same_text(one: Sequence[RequestSample], other: Sequence[RequestSample]) -> bool:
-    """Tell whether two servers wrote the same text in every request (decoding is greedy)."""
+    """Tell whether two servers wrote the same text in every request (the seed is the same)."""
     return [sample.text_sha256 for sample in one] == [sample.text_sha256 for sample in other]

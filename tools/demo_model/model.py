@@ -9,30 +9,12 @@ same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
+from shape import Shape
 from torch import Tensor, nn
 
 BLOCK = 32  # weights of a Q4_0 block
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the model looks like."""
-
-    n_vocab: int = 10240
-    n_layers: int = 6
-    n_embd: int = 256
-    n_head: int = 4
-    n_head_kv: int = 2
-    head_dim: int = 128
-    n_experts: int = 128
-    n_used: int = 8
-    n_ff: int = 32
-    rope_base: float = 1e6
-    eps: float = 1e-6
 
 
 def q4_0_parts(weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from fake_server import FakeServer
 
 from hottune.errors import BadSettingError
 from hottune.outcomes import RequestSample
-from hottune.workload.client import RequestFailed, drive
+from hottune.workload.client import TEMPERATURE, TOP_K, RequestFailed, drive
 from hottune.workload.facts import Request, Workload
 from hottune.workload.workloads import make_workload
 
@@ -51,13 +51,14 @@ def test_the_prompt_is_cut_to_exactly_the_asked_number_of_tokens(server: FakeSer
     assert [request["prompt"] for request in server.requests] == [[1, *range(100, 116)]] * 2
 
 
-def test_requests_are_greedy_uncached_and_of_fixed_length(server: FakeServer) -> None:
+def test_requests_are_seeded_uncached_and_of_fixed_length(server: FakeServer) -> None:
     drive(server.base_url, small_workload())
     for request in server.requests:
         assert request["cache_prompt"] is False
         assert request["ignore_eos"] is True
         assert request["n_predict"] == 8
-        assert (request["samplers"], request["top_k"], request["temperature"]) == (["top_k"], 1, 0.0)
+        assert request["samplers"] == ["top_k", "temperature"]
+        assert (request["top_k"], request["temperature"]) == (TOP_K, TEMPERATURE)
         assert request["seed"] == 0
 
 
