@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--workload", default="chat")
     parser.add_argument("--scale", type=float, default=0.5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--hits-only", action="store_true", help="no servers without a cache, no times")
     parser.add_argument("--out", type=Path)
     check = Check(parser.parse_args())
     with TemporaryDirectory() as folder:
@@ -94,6 +95,9 @@ class Check:
     def measure(self, folder: Path) -> list[Run]:
         """Return the two placements without a cache, then every cache."""
         n = self.model.shape.n_layers
+        if self.options.hits_only:
+            self.start = None
+            return self._caches(folder)
         return [
             self._plain("all-cpu", n, folder),
             self._plain("layers", n // 2, folder),
@@ -139,7 +143,7 @@ class Check:
 
     def _caches(self, folder: Path) -> list[Run]:
         shape, runs = self.model.shape, []
-        base = self._placement(n_cpu_moe=shape.n_layers, hot_k=max(self.slots), policy="window")
+        base = self._placement(n_cpu_moe=shape.n_layers, hot_k=max(self.slots), policy="static")
         library = provide_replay_library(cache_dir())
         sizes = [n_bytes // shape.n_experts for n_bytes in shape.layer_expert_bytes]
         with self._serve(base, folder / "hot.log") as server:

@@ -27,7 +27,8 @@ class Routing:
 
     Attributes:
         layers: what is known about each layer; layer 0 begins a batch.
-        blocks: int32 array [n_blocks, 3] of layer, tokens, experts a token.
+        blocks: int32 array [n_blocks, 3] of layer, tokens, experts a token; a layer of -1 - n means a block
+            of layer n that was computed alone, as the cache sees it of prompts that are too long for it.
         experts: int32, the experts of the first block, token by token, then those of the next.
     """
 
@@ -45,8 +46,9 @@ class Routing:
             if array.dtype != np.int32 or not array.flags.c_contiguous:
                 raise ValueError("blocks and experts must be contiguous int32 arrays")
         layer, tokens, used = self.blocks.T
-        if not len(layer) or layer[0] != 0:
+        if not len(layer) or layer[0] > 0:
             raise ValueError("a routing begins with a block of layer 0")
+        layer = self.layer_of_block
         if layer.min() < 0 or layer.max() >= len(self.layers) or tokens.min() < 1 or used.min() < 1:
             raise ValueError("a block's layer, tokens or experts are out of range")
         sizes = tokens.astype(np.int64) * used
@@ -56,6 +58,12 @@ class Routing:
         most = np.maximum.reduceat(self.experts, np.cumsum(sizes) - sizes)
         if (most >= n_expert[layer]).any() or self.experts.min() < 0:
             raise ValueError("an expert is out of range")
+
+    @property
+    def layer_of_block(self) -> npt.NDArray[np.int32]:
+        """The layer of each block, lone or not."""
+        layer: npt.NDArray[np.int32] = self.blocks[:, 0]
+        return np.where(layer < 0, -1 - layer, layer)
 
     @classmethod
     def from_trace(cls, trace: Trace) -> Routing:
@@ -69,8 +77,14 @@ class Routing:
         renumbered[numbers] = np.arange(len(numbers))
         table = trace.blocks[:, [0, 2, 3]].astype(np.int32)
         table[:, 0] = renumbered[table[:, 0]]
+        before, lone = trace.lone_blocks[:, 0], trace.lone_blocks[:, 1:].astype(np.int32)
+        lone[:, 0] = -1 - renumbered[lone[:, 0]]
+        begins = np.concatenate([[0], np.cumsum(table[:, 1].astype(np.int64) * table[:, 2])])
+        places = np.repeat(begins[before], lone[:, 1].astype(np.int64) * lone[:, 2])
+        experts = np.insert(trace.choices.expert, places, trace.lone_experts)
+        table = np.insert(table, before, lone, axis=0)
         layers = tuple(trace.layers[number] for number in numbers)
-        return cls(layers, np.ascontiguousarray(table), np.ascontiguousarray(trace.choices.expert))
+        return cls(layers, np.ascontiguousarray(table), np.ascontiguousarray(experts))
 
     @classmethod
     def from_choices(cls, experts: npt.NDArray[np.integer], n_expert: int) -> Routing:
@@ -84,7 +98,7 @@ class Routing:
 
     def uses(self, *, bypass: int = LARGEST_BYPASS) -> npt.NDArray[np.int64]:
         """Count how often each expert was used, over blocks of up to `bypass` tokens: [layers, experts]."""
-        layer, tokens, used = self.blocks.T
+        layer, (_, tokens, used) = self.layer_of_block, self.blocks.T
         sizes = tokens.astype(np.int64) * used
         ends = np.cumsum(sizes)
         width = max(one.n_expert for one in self.layers)

@@ -22,7 +22,7 @@ VERSION = 2  # what is written; version 1 is read, too
 
 _HEADER_BYTES = 12
 _HAS_WEIGHTS = 1
-_LAYER, _BLOCK, _NEXT, _END = b"LBNE"
+_LAYER, _BLOCK, _NEXT, _LONE, _END = b"LBNAE"
 _MOST_LAYERS = 1 << 16
 _MOST_EXPERTS = 1 << 16
 _MOST_TOKENS = 1 << 20  # of one block
@@ -82,6 +82,10 @@ class Trace:
         choices: all of them.
         blocks: the choices of one layer for tokens that were computed together, in the file's order: array
             [n_blocks, 4] of layer, first token, tokens, experts a token. Layer 0 begins a batch.
+        lone_blocks: what the cache saw of prompts too long for it, their last layer; of no token and so
+            not among the choices. Array [n, 4] of number of the block before which it was computed, layer,
+            tokens, experts a token.
+        lone_experts: their experts, one block after the other.
     """
 
     version: int
@@ -91,6 +95,8 @@ class Trace:
     truncated: bool
     choices: Choices
     blocks: npt.NDArray[np.int64]
+    lone_blocks: npt.NDArray[np.int64]
+    lone_experts: npt.NDArray[np.int32]
 
     def to_frame(self) -> pd.DataFrame:
         """Return the choices as a table with the columns token, layer, place, expert and weight."""
@@ -114,14 +120,19 @@ def parse_trace(data: bytes, *, name: str = "the trace") -> Trace:
     version, has_weights = _read_header(data, name)
     scan = _Scan(data, version, has_weights, name)
     scan.run()
+    blocks, lone = (
+        np.asarray(found, np.int64).reshape(-1, _BLOCK_FIELDS) for found in (scan.blocks, scan.lone)
+    )
     return Trace(
         version=version,
         has_weights=has_weights,
         layers=MappingProxyType(scan.layers),
         n_tokens=scan.n_tokens,
         truncated=scan.truncated,
-        choices=_extract(data, scan, has_weights),
-        blocks=np.asarray(scan.blocks, dtype=np.int64).reshape(-1, _BLOCK_FIELDS)[:, _TABLE],
+        choices=_extract(data, scan, blocks, has_weights),
+        blocks=blocks[:, _TABLE],
+        lone_blocks=lone[:, [5, 1, 2, 3]],
+        lone_experts=_extract(data, scan, lone, has_weights).expert,
     )
 
 
@@ -160,10 +171,11 @@ class _Scan:
     Attributes:
         blocks: of each block, one after the other: byte where its ids begin, layer, rows, experts a row,
             bits of an id, token of its first row.
+        lone: the same of each lone block, but last the number of the block before which it was computed.
     """
 
     def __init__(self, data: bytes, version: int, has_weights: bool, name: str) -> None:
-        self.blocks = array("q")
+        self.blocks, self.lone = array("q"), array("q")
         self.layers: dict[int, Layer] = {}
         self.n_tokens = 0
         self.truncated = False
@@ -175,6 +187,8 @@ class _Scan:
         self._record = self._at = _HEADER_BYTES  # where the record begins, and what is read next
         self._last: tuple[int, int, int] | None = None  # layer, tokens, used of the block before
         self._batch = 0  # tokens that layer 0 started last
+        self._batch_begins = 0  # the number of its first block
+        self._met: set[int] = set()  # layers that had a block
 
     def run(self) -> None:
         try:
@@ -188,6 +202,8 @@ class _Scan:
                     self._read_block()
                 elif tag == _LAYER:
                     self._read_layer()
+                elif tag == _LONE and self._version > 1:
+                    self._read_lone()
                 elif tag == _END:
                     return self._read_end()
                 else:
@@ -215,19 +231,34 @@ class _Scan:
         layer, rows, used = self._last
         self._note_block(layer + 1, rows, used)
 
-    def _note_block(self, layer: int, rows: int, used: int) -> None:
+    def _read_lone(self) -> None:
+        layer, rows, used = self._number(), self._number(), self._number()
+        self._check_block(layer, rows, used)
+        begin = self._skip_choices(layer, rows * used)
+        # of a layer that had no block yet, it was computed before the batch in which it stands
+        before = len(self.blocks) // _BLOCK_FIELDS if layer in self._met else self._batch_begins
+        self.lone.extend((begin, layer, rows, used, self._bits[layer], before))
+
+    def _check_block(self, layer: int, rows: int, used: int) -> None:
         facts = self.layers.get(layer)
         if facts is None:
             self._damaged(f"layer {layer} has a block and no description")
         if not 1 <= rows <= _MOST_TOKENS or not 1 <= used <= facts.n_expert:
             self._damaged(f"a block of {rows} tokens with {used} of {facts.n_expert} experts each")
+        if layer != 0 and self._batch == 0:
+            self._damaged("it does not begin with layer 0")
+
+    def _skip_choices(self, layer: int, n: int) -> int:
+        return self._skip((n * self._bits[layer] + 7 >> 3) + n * self._weight_bytes)
+
+    def _note_block(self, layer: int, rows: int, used: int) -> None:
+        self._check_block(layer, rows, used)
+        bits = self._bits[layer]
+        begin = self._skip_choices(layer, rows * used)
+        self._met.add(layer)
         if layer == 0:
             self._batch = rows
-        elif self._batch == 0:
-            self._damaged("it does not begin with layer 0")
-        bits = self._bits[layer]
-        begin = self._skip((rows * used * bits + 7 >> 3) + rows * used * self._weight_bytes)
-        if layer == 0:
+            self._batch_begins = len(self.blocks) // _BLOCK_FIELDS
             self.n_tokens += rows
         # rows that nobody needs are left out at the front
         first = self.n_tokens - (rows if rows <= self._batch else self._batch)
@@ -275,13 +306,12 @@ class _Scan:
         raise TraceFormatError(f"{self.name} is damaged: {what} (record at byte {self._record})")
 
 
-def _extract(data: bytes, scan: _Scan, has_weights: bool) -> Choices:
-    """The second pass: all choices of all blocks."""
+def _extract(data: bytes, scan: _Scan, blocks: npt.NDArray[np.int64], has_weights: bool) -> Choices:
+    """The second pass: all choices of these blocks."""
     raw = np.frombuffer(data + bytes(2), dtype=np.uint8)  # an id is cut out of three bytes
     n_expert = np.zeros(max(scan.layers, default=0) + 1, dtype=np.int64)
     for index, layer in scan.layers.items():
         n_expert[index] = layer.n_expert
-    blocks = np.asarray(scan.blocks, dtype=np.int64).reshape(-1, _BLOCK_FIELDS)
     ends = np.cumsum(blocks[:, _ROWS] * blocks[:, _USED])
     choices = _empty(int(ends[-1]) if len(ends) else 0)
     done = 0

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.routing import Layer, TraceFormatError, read_trace
+from hottune.routing.replay import Routing
 from hottune.routing.trace import Trace, parse_trace
 
 REPOSITORY = Path(__file__).parents[3]
@@ -58,10 +59,13 @@ def block_record(
     *,
     version: int = 2,
     short: bool = False,
+    lone: bool = False,
 ) -> bytes:
     ids = packed([one for row in rows for one in row], n_expert, version)
     halves = b"" if weights is None else np.array(weights).astype("<f2").tobytes()
-    begin = b"N" if short else b"B" + number(layer) + number(len(rows)) + number(len(rows[0]))
+    begin = (
+        b"N" if short else (b"A" if lone else b"B") + number(layer) + number(len(rows)) + number(len(rows[0]))
+    )
     return begin + ids + halves
 
 
@@ -284,3 +288,26 @@ def test_the_message_names_the_file(tmp_path: Path) -> None:
     path.write_text("dear diary")
     with pytest.raises(ValueError, match=r"^notes\.txt is not a routing trace"):
         read_trace(path)
+
+
+# --- lone blocks -------------------------------------------------------------------------------------
+
+
+def test_lone_blocks_belong_to_no_token_and_know_when_they_were_computed() -> None:
+    names = [layer_record(layer, 8, f"blk.{layer}") for layer in range(2)]
+    records = [
+        names[0] + block_record(0, 8, [[1, 2]]) + names[1],
+        block_record(1, 8, [[7, 6], [5, 4]], lone=True),  # layer 1 had no block yet: before this batch
+        block_record(1, 8, [[3, 4]], short=True),
+        block_record(1, 8, [[5, 0]], lone=True),  # after the batch, before the next
+        block_record(0, 8, [[1, 3]]) + block_record(1, 8, [[2, 3]], short=True),
+    ]
+    trace = parse_trace(header(weights=False) + b"".join(records) + end_record(2))
+    assert trace.n_tokens == 2
+    assert trace.choices.expert.tolist() == [1, 2, 3, 4, 1, 3, 2, 3]
+    assert trace.lone_blocks.tolist() == [[0, 1, 2, 2], [2, 1, 1, 2]]
+    assert trace.lone_experts.tolist() == [7, 6, 5, 4, 5, 0]
+    routing = Routing.from_trace(trace)
+    assert routing.blocks[:, :2].tolist() == [[-2, 2], [0, 1], [1, 1], [-2, 1], [0, 1], [1, 1]]
+    assert routing.experts.tolist() == [7, 6, 5, 4, 1, 2, 3, 4, 5, 0, 1, 3, 2, 3]
+    assert routing.uses().sum(axis=1).tolist() == [4, 10]

@@ -37,7 +37,8 @@ struct layer_counts {
     int64_t uploads, evictions;
 };
 
-// A routing: block by block, in the order in which they were computed; layer 0 begins a batch.
+// A routing: block by block, in the order in which they were computed; layer 0 begins a batch. A layer of -1 - n means
+// a block of layer n that is a batch of its own.
 struct block {
     int32_t layer, tokens, used;  // used: experts a token
 };
@@ -223,13 +224,13 @@ HOT_REPLAY_API int32_t hot_replay(const cache_settings * config, const routing *
         const int32_t * experts = trace->experts;
         for (int64_t b = 0; b < trace->n_blocks; b++) {
             const block & at = trace->blocks[b];
-            if (at.layer == 0) {
+            if (at.layer <= 0) {
                 if (*stop) {
                     break;
                 }
                 replayed.begin_batch();
             }
-            replayed.compute(at.layer, at.tokens, at.used, experts);
+            replayed.compute(at.layer < 0 ? -1 - at.layer : at.layer, at.tokens, at.used, experts);
             experts += (ptrdiff_t) at.tokens * at.used;
         }
         return 0;

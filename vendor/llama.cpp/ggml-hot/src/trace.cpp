@@ -16,6 +16,7 @@ static constexpr int    has_weights = 1;            // a flag
 static constexpr int    most_layers = 1 << 16;
 static constexpr int    most_expert = 1 << 16;
 static constexpr int    most_tokens = 1 << 20;      // of one block
+static constexpr size_t most_lone   = 256;          // kept until their layer has a number
 static constexpr size_t write_after = 64 * 1024;    // bytes; what a killed server loses, and the token it was at
 
 // A path given by mistake must not cost the user a model, or block on a pipe.
@@ -84,36 +85,60 @@ std::string trace_writer::stop() {
 
 void trace_writer::block(int layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts,
                          const float * weights) {
-    if (!file_ || n_tokens <= 0 || n_used <= 0 || (layer != 0 && tokens_ == 0)) {
+    if (!begin_block(layer, name, n_expert, n_tokens, n_used, experts)) {
         return;
+    }
+    if (layer > 0 && layer == last_.layer + 1 && n_tokens == last_.n_tokens && n_used == last_.n_used) {
+        pending_.push_back('N');
+    } else {
+        put_sizes('B', layer, n_tokens, n_used);
+    }
+    last_ = {layer, n_tokens, n_used};
+    put_choices(n_expert, (size_t) n_tokens * n_used, experts, weights);
+    tokens_ += layer == 0 ? (uint64_t) n_tokens : 0;
+}
+
+void trace_writer::lone_block(int layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts,
+                              const float * weights) {
+    if (tokens_ > 0 && begin_block(layer, name, n_expert, n_tokens, n_used, experts)) {
+        put_sizes('A', layer, n_tokens, n_used);
+        put_choices(n_expert, (size_t) n_tokens * n_used, experts, weights);
+    }
+}
+
+// Whether the block can be written; its layer is described then. A block that no record can hold ends the trace.
+bool trace_writer::begin_block(int layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts) {
+    if (!file_ || n_tokens <= 0 || n_used <= 0 || (layer != 0 && tokens_ == 0)) {
+        return false;
     }
     const size_t n    = (size_t) n_tokens * n_used;
     const bool   fits = layer >= 0 && layer < most_layers && n_expert <= most_expert && n_tokens <= most_tokens && n_used <= n_expert &&
                       std::all_of(experts, experts + n, [&](int32_t e) { return e >= 0 && e < n_expert; });
     if (layer == 0 && pending_.size() >= write_after && !write_out()) {
-        return;
+        return false;
     }
     const std::string wrong = fits ? describe(layer, name, n_expert) : "no record can hold a block of layer " + std::to_string(layer);
     if (!wrong.empty()) {
         if (write_out()) {
             fail(wrong);
         }
-        return;
+        return false;
     }
-    if (layer > 0 && layer == last_.layer + 1 && n_tokens == last_.n_tokens && n_used == last_.n_used) {
-        pending_.push_back('N');
-    } else {
-        pending_.push_back('B');
-        put_number((uint64_t) layer);
-        put_number((uint64_t) n_tokens);
-        put_number((uint64_t) n_used);
-    }
-    last_ = {layer, n_tokens, n_used};
+    return true;
+}
+
+void trace_writer::put_sizes(char kind, int layer, int n_tokens, int n_used) {
+    pending_.push_back((uint8_t) kind);
+    put_number((uint64_t) layer);
+    put_number((uint64_t) n_tokens);
+    put_number((uint64_t) n_used);
+}
+
+void trace_writer::put_choices(int n_expert, size_t n, const int32_t * experts, const float * weights) {
     put_ids(experts, n, n_expert);
     for (size_t i = 0; with_weights_ && i < n; i++) {
         put_u16(ggml_fp32_to_fp16(weights ? weights[i] : NAN));
     }
-    tokens_ += layer == 0 ? (uint64_t) n_tokens : 0;
 }
 
 // Once for each layer. "" or what is wrong.
@@ -192,7 +217,8 @@ std::string routing_trace::start(const std::string & path, bool with_weights) {
     if (!writer_.on()) {
         layers_.clear();
         first_.clear();
-        batch_is_new_ = false;  // what is left of the batch at work is no whole token
+        lone_.clear();
+        batch_is_known_ = false;  // what is left of the batch at work is no whole token
     }
     return writer_.start(path, with_weights);
 }
@@ -221,14 +247,14 @@ void routing_trace::facts(bool & is_on, uint64_t & tokens, uint64_t & bytes) {
 
 void routing_trace::begin_batch() {
     std::lock_guard<std::mutex> lock(mutex_);
-    first_.clear();
-    batch_is_new_ = true;
+    keep_lone();
+    batch_is_known_ = batch_is_new_ = true;
 }
 
 void routing_trace::block(const void * layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts,
                           std::vector<float> weights) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!writer_.on()) {
+    if (!writer_.on() || !batch_is_known_) {
         return;
     }
     held_block b{layer, name, n_expert, n_tokens, n_used, {experts, experts + (size_t) n_tokens * n_used}, std::move(weights)};
@@ -244,8 +270,39 @@ void routing_trace::block(const void * layer, const std::string & name, int n_ex
     write(b);
 }
 
+// The block that was the only one of its batch.
+void routing_trace::keep_lone() {
+    for (held_block & b : first_) {
+        const auto known = layers_.find(b.layer);
+        if (known != layers_.end()) {
+            write_lone(b, known->second);
+        } else {
+            lone_.push_back(std::move(b));
+        }
+    }
+    first_.clear();
+    if (lone_.size() > most_lone) {
+        lone_.pop_front();  // a model whose only layer with experts is its last
+    }
+}
+
+void routing_trace::write_lone(const held_block & b, int number) {
+    writer_.lone_block(number, b.name, b.n_expert, b.n_tokens, b.n_used, b.experts.data(), b.weights.empty() ? nullptr : b.weights.data());
+}
+
 void routing_trace::write(const held_block & b) {
-    const int number = layers_.try_emplace(b.layer, (int) layers_.size()).first->second;
+    const auto [at, is_new] = layers_.try_emplace(b.layer, (int) layers_.size());
+    const int number = at->second;
+    if (is_new) {
+        for (auto lone = lone_.begin(); lone != lone_.end();) {
+            if (lone->layer == b.layer) {
+                write_lone(*lone, number);
+                lone = lone_.erase(lone);
+            } else {
+                ++lone;
+            }
+        }
+    }
     writer_.block(number, b.name, b.n_expert, b.n_tokens, b.n_used, b.experts.data(), b.weights.empty() ? nullptr : b.weights.data());
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <string>
@@ -34,12 +35,19 @@ public:
     void block(int layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts,
                const float * weights);
 
+    // A block that was computed alone and belongs to no token (see routing_trace); not before the first block of layer 0.
+    void lone_block(int layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts,
+                    const float * weights);
+
 private:
     struct layer_facts {
         int         n_expert = 0;  // 0 until it is described
         std::string name;
     };
 
+    bool begin_block(int layer, const std::string & name, int n_expert, int n_tokens, int n_used, const int32_t * experts);
+    void put_sizes(char kind, int layer, int n_tokens, int n_used);
+    void put_choices(int n_expert, size_t n, const int32_t * experts, const float * weights);
     std::string describe(int layer, const std::string & name, int n_expert);
     void put_number(uint64_t value);
     void put_u16(uint16_t value);
@@ -61,8 +69,8 @@ private:
 // The routing of a whole process, from all its GPUs and contexts, told block by block.
 //
 // A prompt longer than the bypass shows us one block only: its last layer's, where llama.cpp keeps just the tokens whose
-// results it needs. That is no token's whole routing, so a batch with a single block leaves no record; and so the trace's
-// layer 0 is the first layer of the model.
+// results it needs. That is no token's whole routing, but the cache serves it: a batch with a single block becomes a lone
+// block, written when its layer has a number; so the trace's layer 0 is the first layer of the model.
 class routing_trace {
 public:
     std::string start(const std::string & path, bool with_weights);
@@ -86,11 +94,15 @@ private:
         std::vector<float>   weights;  // or empty
     };
     void write(const held_block & b);
+    void write_lone(const held_block & b, int number);
+    void keep_lone();
 
     std::mutex                  mutex_;
     trace_writer                writer_;
     std::map<const void *, int> layers_;     // number in the trace
     std::vector<held_block>     first_;      // the first block of this batch, until there is a second
+    std::deque<held_block>      lone_;       // lone blocks of layers without a number yet
+    bool                        batch_is_known_ = false;  // from its beginning
     bool                        batch_is_new_ = false;
 };
 

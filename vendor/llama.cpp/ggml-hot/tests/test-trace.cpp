@@ -128,11 +128,11 @@ static parsed parse(const std::string & bytes) {
             }
             n_expert_of.resize(std::max<size_t>(n_expert_of.size(), r.layer + 1));
             n_expert_of[r.layer] = r.n_expert;
-        } else if (r.tag == 'B' || r.tag == 'N') {
+        } else if (r.tag == 'B' || r.tag == 'N' || r.tag == 'A') {
             // 'N' stands for the next layer, with as many tokens and experts as the block before
-            r.layer          = r.tag == 'B' ? number() : last.layer + 1;
-            r.n_tokens       = r.tag == 'B' ? number() : last.n_tokens;
-            r.n_used         = r.tag == 'B' ? number() : last.n_used;
+            r.layer          = r.tag != 'N' ? number() : last.layer + 1;
+            r.n_tokens       = r.tag != 'N' ? number() : last.n_tokens;
+            r.n_used         = r.tag != 'N' ? number() : last.n_used;
             const uint64_t n = r.n_tokens * r.n_used;
             unsigned width = 0, held = 0, gathered = 0;
             while ((uint64_t) 1 << width < n_expert_of.at(r.layer)) {
@@ -151,7 +151,9 @@ static parsed parse(const std::string & bytes) {
                 r.weights.push_back(two());
             }
             out.choices += n;
-            last = r;
+            if (r.tag != 'A') {
+                last = r;
+            }
         } else {
             CHECK(r.tag == 'E', "record 0x%02x at byte %zu", r.tag & 255, at - 1);
             r.n_tokens = number();
@@ -363,6 +365,52 @@ static void a_full_disk_ends_the_trace_and_stop_says_so() {
     setrlimit(RLIMIT_FSIZE, &usual);
 }
 
+// A long prompt shows its last layer only.
+static void the_last_layer_of_a_prompt_is_a_lone_block() {
+    const int     first = 0, second = 0, last = 0;  // their addresses tell layers apart
+    const int32_t experts[] = {1, 2, 3, 4, 5, 6};
+    hot::routing_trace trace;
+    CHECK(trace.start(folder + "/t", true).empty(), "start");
+    const auto block = [&](const int & layer, const char * name, int at, int n_tokens = 1) {
+        trace.block(&layer, name, 8, n_tokens, 2, experts + at, std::vector<float>((size_t) n_tokens * 2, 0.5f));
+    };
+    const auto token = [&] {
+        trace.begin_batch();
+        block(first, "first", 0);
+        block(second, "second", 1);
+        block(last, "last", 2);
+    };
+    block(last, "last", 3);  // of a batch that was at work when the trace started
+    trace.begin_batch();
+    block(last, "last", 3);
+    token();
+    token();
+    trace.begin_batch();
+    block(last, "last", 1, 2);
+    token();
+    trace.begin_batch();
+    block(last, "last", 4);  // nobody knows yet whether it is alone
+    CHECK(trace.stop().empty(), "stop");
+    std::string seen;
+    for (const record & r : parse(read_file(folder + "/t")).records) {
+        seen += r.tag == 'L' || r.tag == 'E' ? std::string(1, r.tag) : r.tag + std::to_string(r.layer) + std::to_string(r.experts[0]);
+        seen += ' ';
+    }
+    CHECK(seen == "L B01 L N12 L A24 N23 B01 N12 N23 A22 B01 N12 N23 E ", "%s", seen.c_str());
+}
+
+static void lone_blocks_of_a_layer_that_never_gets_a_number_do_not_pile_up() {
+    const int     only = 0;
+    const int32_t experts[] = {1, 2};
+    hot::routing_trace trace;
+    CHECK(trace.start(folder + "/t", false).empty(), "start");
+    for (int i = 0; i < 2000; i++) {
+        trace.begin_batch();
+        trace.block(&only, "only", 8, 1, 2, experts, {});
+    }
+    CHECK(trace.stop().empty() && read_file(folder + "/t").size() == 14, "a header and an end");
+}
+
 int main(int argc, char ** argv) {
     if (argc == 2) {
         const std::string error = write_sample(argv[1]);
@@ -383,6 +431,8 @@ int main(int argc, char ** argv) {
     without_a_start_all_is_harmless();
     what_is_no_trace_is_never_overwritten();
     a_block_that_does_not_fit_ends_the_trace();
+    the_last_layer_of_a_prompt_is_a_lone_block();
+    lone_blocks_of_a_layer_that_never_gets_a_number_do_not_pile_up();
     a_full_disk_ends_the_trace_and_stop_says_so();
 
     unlink((folder + "/t").c_str());
