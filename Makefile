@@ -24,8 +24,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: setup ## the whole tool on a small model made here (first time: builds llama.cpp)
+demo: setup ## the whole tool on a small model that comes with it (first time: builds llama.cpp)
 	$(BIN)/hottune run demo $(ARGS)
+	@echo "== what the demo's router chooses, and how well a cache of a quarter of the experts does"
+	$(BIN)/hottune trace demo --tokens 1200 --hot-k 32 --policy lfru --out reports/demo.hottrace
 
 test: lint device-unit device-sanitize ## lint, build the engine, then all tests
 	@echo "== tests"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from hottune.models.shape import MoeShape
@@ -10,6 +12,7 @@ from hottune.units import mib
 
 _FLOAT = 4  # bytes of an activation
 _MASK = 2  # bytes of one entry of the attention mask
+_CONTEXT_STEP = 256  # llama.cpp rounds the context up to a multiple of this
 _OFFLOAD_BATCH = 32  # llama.cpp's GGML_OP_OFFLOAD_MIN_BATCH
 
 
@@ -74,14 +77,16 @@ def _compute_bytes(shape: MoeShape, placement: Placement) -> int:
     (ubatch x context), a row of logits for each token of a decoding batch (a server asks for no more; for one
     slot without drafts that is one), and with experts in host memory and large batches the weights that
     llama.cpp copies to the GPU for one matrix product at a time: a third to two thirds of a layer's experts,
-    taken as a half.
+    taken as a half. No ubatch is larger than the context of all slots.
     """
+    positions = _CONTEXT_STEP * math.ceil(placement.context * placement.parallel / _CONTEXT_STEP)
+    ubatch = min(placement.ubatch, positions)
     width = 2 * shape.n_used * (shape.n_embd + shape.n_ff_expert) + 2 * shape.n_embd
-    activations = placement.ubatch * width * _FLOAT
-    mask = placement.ubatch * placement.context * _MASK
-    logits = shape.n_vocab * _FLOAT * min(placement.decode_batch, placement.ubatch)
+    activations = ubatch * width * _FLOAT
+    mask = ubatch * placement.context * _MASK
+    logits = shape.n_vocab * _FLOAT * min(placement.decode_batch, ubatch)
     staged = 0
-    if placement.ubatch >= _OFFLOAD_BATCH:
+    if ubatch >= _OFFLOAD_BATCH:
         staged = max(shape.layer_expert_bytes[: placement.n_cpu_moe], default=0) // 2
     return activations + mask + logits + staged
 

@@ -107,12 +107,15 @@ def proof(report: Report) -> list[str]:
     lines = []
     for arm in report.arms:
         runs = measurements(arm)
-        if runs and (line := _hot_proof(runs[0], arm.placement.hot_k) or _fit_proof(runs[0])):
+        if runs and (
+            line := _hot_proof(runs[0], arm.placement.hot_k, report.model.shape.n_experts)
+            or _fit_proof(runs[0])
+        ):
             lines.append(f"{arm.name}: {line}")
     return [*lines, text] if (text := text_equality(report)) else lines
 
 
-def _hot_proof(run: Measurement, wanted: int) -> str:
+def _hot_proof(run: Measurement, wanted: int, n_experts: int) -> str:
     hot = run.engagement.hot
     if hot is None:
         return ""
@@ -120,7 +123,8 @@ def _hot_proof(run: Measurement, wanted: int) -> str:
     fallback = f", {hot.fallback_nodes} nodes fell back to the CPU" if hot.fallback_nodes else ""
     return (
         f"cache on {run.engagement.gpu_device}, {hot.layers} layers × {hot.slots} experts{fewer} "
-        f"({format_bytes(hot.cache_bytes)}), {share(hot.hit_rate)} hits, {hot.uploads:,} uploads "
+        f"({format_bytes(hot.cache_bytes)}), {share(hot.hit_rate)} hits (any {hot.slots} experts: "
+        f"{share(min(1.0, hot.slots / n_experts))}), {hot.uploads:,} uploads "
         f"({format_bytes(hot.uploaded_bytes)}){fallback}"
     )
 

@@ -18,8 +18,6 @@ from small_moe import Pass, SmallSpec, byte_words, write_small_moe
 from test_models import serving
 
 from hottune.cli.common import cache_dir
-from hottune.engine.build import BuildOptions, source_dir
-from hottune.errors import BadSettingError
 from hottune.models.base_model import BaseModel
 from hottune.models.inflate import inflate
 from hottune.models.resolve import resolve_model
@@ -138,11 +136,7 @@ class TestLogits:
 class TestText:
     @pytest.fixture(scope="class")
     def demo(self) -> BaseModel:
-        source = source_dir(BuildOptions(), cache_dir=cache_dir())
-        try:
-            return BaseModel(resolve_model("demo", cache_dir=cache_dir(), source_dir=source).path)
-        except BadSettingError as error:
-            pytest.skip(f"this demo is not a model to inflate: {error}")
+        return BaseModel(resolve_model("demo", cache_dir=cache_dir()).path)
 
     def texts(self, model: Path, log: Path) -> list[dict[str, Any]]:
         with serving(model, log) as url:

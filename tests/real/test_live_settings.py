@@ -12,7 +12,7 @@ from hottune_command import require_engine
 
 from hottune.cli.common import cache_dir
 from hottune.engine import control
-from hottune.engine.build import BuildOptions, find_engine, source_dir
+from hottune.engine.build import BuildOptions, find_engine
 from hottune.engine.server import Server
 from hottune.machine.probe import virtual_gpu
 from hottune.models.resolve import resolve_model
@@ -32,9 +32,7 @@ def bench(tmp_path: Path) -> Bench:
     options = BuildOptions(backend="cpu")
     engine = find_engine(options, cache_dir=cache_dir())
     assert engine is not None
-    model = resolve_model(
-        "demo", cache_dir=cache_dir(), source_dir=source_dir(options, cache_dir=cache_dir())
-    )
+    model = resolve_model("demo", cache_dir=cache_dir())
     return Bench(
         engine=engine,
         model=model,

@@ -1,8 +1,9 @@
-"""Synthetic models in a real llama-server: they load, and their text is varied, repeatable and finite."""
+"""The demo and synthetic models in a real llama-server: they load; what they write is text, and repeats."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,18 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from hottune.cli.common import cache_dir
 from hottune.engine.build import BuildOptions, list_builds, source_dir
+from hottune.models.base_model import BaseModel
+from hottune.models.demo import demo_path
 from hottune.models.resolve import resolve_model
-from hottune.models.synthesize import DEFAULT_VOCABULARY, DEMO_VOCABULARY, SyntheticSpec, synthesize
+from hottune.models.synthesize import DEFAULT_VOCABULARY, SyntheticSpec, synthesize
+from hottune.workload.client import TOP_K, completion_body
+from hottune.workload.texts import load_text, manifest
 
 pytestmark = pytest.mark.real
 
 PROMPTS = (
     "The harbour was quiet that morning, and the old lighthouse keeper",
     "def quicksort(items):\n    if len(items) < 2:\n        return items\n",
+)
+ENGLISH = (
+    PROMPTS[0],
+    "The old bridge across the river was built by",
+    "She opened the door and looked into the garden, where the",
 )
 N_TOKENS = 100
 
@@ -93,6 +104,28 @@ def complete(url: str, prompt: str) -> dict[str, Any]:
     return found
 
 
+def post(url: str, what: str, body: dict[str, Any]) -> Any:
+    answer = httpx.post(f"{url}/{what}", json=body, timeout=120, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def tokens_of(url: str, text: str) -> list[int]:
+    found: list[int] = post(url, "tokenize", {"content": text})["tokens"]
+    return found
+
+
+def share_of_known_words(texts: list[str]) -> float:
+    """Return the share of the texts' words of two letters or more that are in hottune's own texts."""
+    known = {word for name in manifest() for word in words_of(load_text(name))}
+    found = [word for text in texts for word in words_of(text)]
+    return sum(word in known for word in found) / len(found)
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]{2,}", text.lower())
+
+
 def assert_healthy_text(url: str) -> None:
     answers = [complete(url, prompt) for prompt in PROMPTS]
     for prompt, answer in zip(PROMPTS, answers, strict=True):
@@ -107,21 +140,65 @@ def assert_healthy_text(url: str) -> None:
     assert answers[0]["content"] != answers[1]["content"]
 
 
-def test_the_demo_loads_and_generates_varied_text_fast(tmp_path: Path) -> None:
-    source = vocabulary(DEMO_VOCABULARY).parent.parent
-    model = resolve_model("demo", cache_dir=tmp_path, source_dir=source)
-    with serving(model.path, tmp_path / "server.log") as url:
-        assert_healthy_text(url)
-        assert complete(url, PROMPTS[0])["timings"]["predicted_per_second"] > 60
+class TestDemo:
+    """What it writes, drawn as in the workloads."""
 
+    @pytest.fixture(scope="class")
+    def url(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+        folder = tmp_path_factory.mktemp("demo")
+        model = resolve_model("demo", cache_dir=folder)
+        with serving(model.path, folder / "server.log") as url:
+            yield url
 
-def test_its_tokenizer_reads_english_and_code_well(tmp_path: Path) -> None:
-    source = vocabulary(DEMO_VOCABULARY).parent.parent
-    model = resolve_model("demo", cache_dir=tmp_path, source_dir=source)
-    with serving(model.path, tmp_path / "server.log") as url:
-        for prompt in PROMPTS:
-            answer = httpx.post(f"{url}/tokenize", json={"content": prompt}, trust_env=False).json()
-            assert len(prompt) / len(answer["tokens"]) > 2.8
+    def written(self, url: str, prompt: str, seed: int) -> dict[str, Any]:
+        body = completion_body(tokens_of(url, prompt), N_TOKENS, seed) | {"stream": False}
+        answer = httpx.post(f"{url}/completion", json=body, timeout=120, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def test_it_writes_words(self, url: str) -> None:
+        texts = [self.written(url, prompt, seed)["content"] for prompt in ENGLISH for seed in range(4)]
+        # Had it learnt nothing, any token would be as likely as any other.
+        anything = np.random.default_rng(1).integers(0, 10_000, (len(texts), N_TOKENS)).tolist()
+        salad = [post(url, "detokenize", {"tokens": tokens})["content"] for tokens in anything]
+        share, of_salad = share_of_known_words(texts), share_of_known_words(salad)
+        print(
+            f"{100 * share:.0f} % of its words are in hottune's own texts, {100 * of_salad:.0f} % of salad's"
+        )
+        assert share > 0.65
+        assert of_salad < 0.35
+
+    def test_it_goes_on_with_a_function(self, url: str) -> None:
+        texts = [self.written(url, PROMPTS[1], seed)["content"] for seed in range(6)]
+        assert sum("return" in text for text in texts) >= 4
+        assert sum("items" in text for text in texts) >= 4, "the name that the prompt gave"
+        assert sum("\n    " in text for text in texts) >= 4
+
+    def test_the_seed_decides_what_it_writes_and_it_does_not_loop(self, url: str) -> None:
+        first, other = (self.written(url, PROMPTS[0], seed) for seed in (0, 1))
+        assert self.written(url, PROMPTS[0], 0)["tokens"] == first["tokens"]
+        assert other["tokens"] != first["tokens"]
+        pairs = [len(set(zip(one["tokens"], one["tokens"][1:], strict=False))) for one in (first, other)]
+        print(f"{pairs} different pairs of neighbours in {N_TOKENS} tokens")
+        assert min(pairs) > 0.5 * N_TOKENS
+
+    def test_it_is_fast(self, url: str) -> None:
+        assert self.written(url, PROMPTS[0], 0)["timings"]["predicted_per_second"] > 100
+
+    def test_its_tokenizer_reads_english_and_code_well(self, url: str) -> None:
+        for prompt in (*PROMPTS, load_text("lighthouses"), load_text("code-python")):
+            assert len(prompt) / len(tokens_of(url, prompt)) > 2.8
+
+    def test_its_unused_token_never_has_a_chance(self, url: str) -> None:
+        """When it is inflated, what the larger vocabulary has more is filled with copies of that token."""
+        unused = BaseModel(demo_path()).unused_token
+        for prompt in (*ENGLISH, PROMPTS[1], "<html><body>", "\u4eba\u5de5", "1 2 3 4", "zzz qqq"):
+            body = {"prompt": prompt, "n_predict": 8, "temperature": 1, "seed": 1, "n_probs": 10_240}
+            for step in post(url, "completion", body)["completion_probabilities"]:
+                logprobs = {one["id"]: one["logprob"] for one in step["top_logprobs"]}
+                assert logprobs[unused] < -14  # so 10,000 copies together: less than one in 100
+                assert logprobs[unused] < sorted(logprobs.values())[-TOP_K] - 5
 
 
 @pytest.mark.parametrize("quant", ["Q4_K", "Q8_0", "F16"])

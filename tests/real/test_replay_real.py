@@ -9,7 +9,7 @@ from hottune_command import require_engine
 
 from hottune.cli.common import cache_dir
 from hottune.engine import control
-from hottune.engine.build import BuildOptions, find_engine, source_dir
+from hottune.engine.build import BuildOptions, find_engine
 from hottune.engine.replay_library import provide_replay_library
 from hottune.engine.server import launch
 from hottune.machine.probe import virtual_gpu
@@ -38,9 +38,7 @@ def test_the_replay_predicts_the_devices_own_hit_rate(tmp_path: Path) -> None:
     options = BuildOptions(backend="cpu")
     engine = find_engine(options, cache_dir=cache_dir())
     assert engine is not None
-    model = resolve_model(
-        "demo", cache_dir=cache_dir(), source_dir=source_dir(options, cache_dir=cache_dir())
-    )
+    model = resolve_model("demo", cache_dir=cache_dir())
     n_layers, workload = model.shape.n_layers, load_workload("chat", scale=0.3)
     # another policy each time, so that it begins with nothing counted
     base = Placement(n_cpu_moe=n_layers, threads=1, context=512, hot_k=4, policy="static")

@@ -18,7 +18,7 @@ import pytest
 from hottune.cli.common import cache_dir
 from hottune.engine import process
 from hottune.engine.argv import child_environment, server_argv, server_env
-from hottune.engine.build import BuildOptions, find_engine, source_dir
+from hottune.engine.build import BuildOptions, find_engine
 from hottune.engine.engaged import check_engaged
 from hottune.engine.facts import EngineBuild
 from hottune.engine.loadlog import parse
@@ -95,8 +95,7 @@ def engine() -> EngineBuild:
 
 @pytest.fixture(scope="module")
 def demo(engine: EngineBuild) -> ModelFile:
-    source = source_dir(BuildOptions(), cache_dir=cache_dir())
-    return resolve_model("demo", cache_dir=cache_dir(), source_dir=source)
+    return resolve_model("demo", cache_dir=cache_dir())
 
 
 @pytest.fixture
@@ -218,7 +217,7 @@ def test_what_fit_chose_is_read_so_exactly_that_it_can_be_repeated_by_hand(
 
 
 def test_fit_on_a_gpu_too_small_for_a_single_layer_is_not_engaged(bench: Bench) -> None:
-    outcome = bench.failure(bench.placement(fit=True), virtual_gpu(4))
+    outcome = bench.failure(bench.placement(fit=True), virtual_gpu(2))
     assert isinstance(outcome, NotEngaged)
     assert "no layer" in outcome.detail
 

@@ -12,7 +12,7 @@ from hottune_command import require_engine
 from hottune.cli.common import cache_dir
 from hottune.engine import control, process
 from hottune.engine.argv import child_environment, server_argv, server_env
-from hottune.engine.build import BuildOptions, find_engine, source_dir
+from hottune.engine.build import BuildOptions, find_engine
 from hottune.engine.server import free_port
 from hottune.machine.probe import virtual_gpu
 from hottune.models.resolve import resolve_model
@@ -37,9 +37,7 @@ def test_the_cache_sleeps_and_wakes_with_the_model(tmp_path: Path) -> None:
     options = BuildOptions(backend="cpu")
     engine = find_engine(options, cache_dir=cache_dir())
     assert engine is not None
-    model = resolve_model(
-        "demo", cache_dir=cache_dir(), source_dir=source_dir(options, cache_dir=cache_dir())
-    )
+    model = resolve_model("demo", cache_dir=cache_dir())
     gpu = virtual_gpu(CEILING_MIB)
     placement = Placement(n_cpu_moe=model.shape.n_layers, hot_k=16, threads=1, context=512)
     port = free_port()

@@ -1,6 +1,6 @@
 """Train the demo model: one command, resumable, done by the clock.
 
-    python train.py CORPUS.jsonl.xz TOKENIZER.json OUT --minutes 20
+    python train.py CORPUS.jsonl.xz TOKENIZER.json OUT
 
 leaves in OUT: `demo.npz` (what `export.py` makes the GGUF from), `training.json` (settings, losses, expert
 usage, routing) and `routing.npz` (the experts chosen on held-out text). While it runs it appends to
@@ -60,7 +60,7 @@ def main() -> None:
     arguments.add_argument("corpus", type=Path)
     arguments.add_argument("tokenizer", type=Path)
     arguments.add_argument("out", type=Path)
-    arguments.add_argument("--minutes", type=float, default=20.0, help="of training, without preparation")
+    arguments.add_argument("--minutes", type=float, default=5.5, help="of training, without preparation")
     arguments.add_argument("--batch", type=int, default=Settings.batch)
     arguments.add_argument("--context", type=int, default=Settings.context)
     arguments.add_argument("--no-compile", action="store_true")

@@ -68,7 +68,6 @@ def test_an_unknown_command_is_wrong_usage() -> None:
         (["run", "demo", "--scale", "2"], 42),
         (["run", "nowhere.gguf", "--workload", "poem"], 42),
         (["bench", "nowhere.gguf", "--hot-k", "3"], 10),
-        (["run", "demo", "--dry-run"], 42),
         (["studies", "show", "nothing"], 51),
         (["studies", "resume", "nothing"], 51),
     ],
@@ -80,6 +79,18 @@ def test_bad_input_ends_with_its_code_before_anything_is_built(
     ended = cli.invoke(app, [*arguments, "--json"])
     assert ended.exit_code == code, ended.output
     assert json.loads(ended.stdout)["error"]["exit_code"] == code
+
+
+def test_a_dry_run_of_the_demo_needs_no_engine_and_no_compiler(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    ended = cli.invoke(app, ["run", "demo", "--backend", "cpu", "--dry-run", "--json"])
+    assert ended.exit_code == 0, ended.output
+    servers = json.loads(ended.stdout)["servers"]
+    assert {one["arm"] for one in servers} == {"all-cpu", "layers", "fit", "hot"}
+    assert all(one["argv"][0] == "llama-server" for one in servers), "the name it will have"
+    assert list(folder.rglob("*.gguf")) == list(folder.rglob("*.db")) == []
 
 
 def test_without_studies_the_list_is_empty() -> None:

@@ -7,7 +7,9 @@ from gguf_builder import shape
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hottune.models.demo import demo_path
 from hottune.models.memory import estimate, max_hot_k, min_n_cpu_moe
+from hottune.models.resolve import load_model
 from hottune.models.shape import MoeShape
 from hottune.placement import KvType, Placement
 
@@ -30,7 +32,7 @@ placements = st.builds(
     hot_k=st.integers(0, 300),
     threads=st.just(2),
     ubatch=st.sampled_from([1, 64, 512, 2048]),
-    context=st.sampled_from([512, 4096, 65536]),
+    context=st.sampled_from([200, 512, 4096, 65536]),
 )
 ceilings = st.floats(1, 20_000)
 
@@ -76,6 +78,24 @@ def test_compute_buffers_stay_within_the_fitted_error_of_what_llama_cpp_logged()
     for (ubatch, context), mib in logged.items():
         tried = no_experts_on_cpu.model_copy(update={"ubatch": ubatch, "context": context})
         assert mib <= estimate(SHAPE, tried).vram_compute_mib <= 1.55 * mib
+
+
+def test_a_ubatch_is_no_larger_than_the_context_of_all_slots() -> None:
+    def compute_mib(ubatch: int, context: int, parallel: int = 1) -> float:
+        changes = {"ubatch": ubatch, "context": context, "parallel": parallel}
+        return estimate(SHAPE, ALL_CPU.model_copy(update=changes)).vram_compute_mib
+
+    assert compute_mib(512, 256) == compute_mib(256, 256)
+    assert compute_mib(512, 200) < compute_mib(512, 256) < compute_mib(512, 512)
+    assert compute_mib(512, 256, parallel=4) > 1.5 * compute_mib(256, 256, parallel=4)
+
+
+def test_the_demos_compute_buffers_are_predicted_from_above() -> None:
+    """MiB of the load log (b11434, CPU) for ubatch 512; a context of 256 makes it 256."""
+    demo = load_model(demo_path(), "demo").shape
+    for context, mib in ((256, 3.13), (768, 6.76)):
+        tried = Placement(n_cpu_moe=0, threads=2, context=context)
+        assert mib <= estimate(demo, tried).vram_compute_mib <= 1.7 * mib
 
 
 @given(shapes, placements, st.sampled_from(["hot_k", "ubatch", "context"]), st.integers(1, 500))

@@ -13,8 +13,9 @@ from hub_server import Hub, running_hub
 from typer.testing import CliRunner
 
 from hottune.cli import models
+from hottune.models.demo import demo_path
 from hottune.models.gguf_header import read_header_file
-from hottune.models.synthesize import DEFAULT_VOCABULARY, DEMO_VOCABULARY
+from hottune.models.synthesize import DEFAULT_VOCABULARY
 
 SHAPE = ["--layers", "2", "--experts", "8", "--used", "2", "--embd", "256", "--ff", "256"]
 
@@ -29,11 +30,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for llama.cpp's source, with tiny vocabularies in it."""
+    """A folder that stands for llama.cpp's source, with a tiny vocabulary in it."""
     folder = tmp_path / "llama.cpp"
     (folder / "models").mkdir(parents=True)
-    for name in (DEMO_VOCABULARY, DEFAULT_VOCABULARY):
-        write_vocabulary(folder / "models" / name, [f"word{n}" for n in range(300)])
+    write_vocabulary(folder / "models" / DEFAULT_VOCABULARY, [f"word{n}" for n in range(300)])
     monkeypatch.setattr(models, "_source_dir", lambda progress: folder)
     return folder
 
@@ -85,11 +85,25 @@ def test_inspect_tells_shape_bytes_and_what_fits(tmp_path: Path) -> None:
     assert found["fits"][0]["n_cpu_moe"] == 0
 
 
-def test_inspect_shows_people_a_table(tmp_path: Path, source: Path) -> None:
+def test_inspect_shows_people_a_table() -> None:
     shown = call("inspect", "demo")
-    assert "64 a layer, 8 used for a token" in shown
-    assert "synthetic" in shown
+    assert "128 a layer, 8 used for a token" in shown
+    assert "synthetic" not in shown, "its weights are trained"
     assert "0: all fits" in shown
+
+
+def test_inspect_says_that_a_model_is_synthetic(tmp_path: Path) -> None:
+    call("synthesize", tmp_path / "model.gguf", *SHAPE, "--no-tokenizer")
+    assert "synthetic" in call("inspect", tmp_path / "model.gguf")
+
+
+def test_the_demo_is_there_without_a_cache_a_source_or_a_network(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert Path(call("pull", "demo").strip()) == demo_path()
+    assert call_json("inspect", "demo")["synthetic"] is False
+    assert list(cache.rglob("*")) == []
 
 
 def test_inspect_of_a_repository_downloads_no_weights(hub: Hub, cache: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import gguf
 import pytest
-from gguf_builder import write_small_gguf, write_vocabulary
+from gguf_builder import write_small_gguf
 
+import hottune
 from hottune.errors import HottuneError, ModelCorruptError, ModelNotFoundError, NotMoeError
+from hottune.models import demo
+from hottune.models.demo import DEMO_KEY, demo_path
 from hottune.models.fingerprint import BLOCK_BYTES, fingerprint
 from hottune.models.gguf_header import read_header_file
 from hottune.models.resolve import hub_repo, model_parts, resolve_model
 from hottune.models.shape import ModelFile
-from hottune.models.synthesize import DEMO_VOCABULARY
 
 
 @pytest.fixture
@@ -24,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     return models
 
 
-def resolve(argument: Path | str, tmp_path: Path, source_dir: Path | None = None) -> ModelFile:
-    return resolve_model(str(argument), cache_dir=tmp_path / "cache", source_dir=source_dir)
+def resolve(argument: Path | str, tmp_path: Path) -> ModelFile:
+    return resolve_model(str(argument), cache_dir=tmp_path / "cache")
 
 
 def error_of(argument: Path | str, tmp_path: Path) -> HottuneError:
@@ -167,22 +170,58 @@ def test_a_folder_that_exists_is_no_repository(folder: Path, monkeypatch: pytest
 
 
 class TestDemo:
-    def test_it_is_made_once_and_then_found_without_any_source(self, tmp_path: Path) -> None:
-        source = tmp_path / "llama.cpp"
-        (source / "models").mkdir(parents=True)
-        write_vocabulary(source / "models" / DEMO_VOCABULARY, [f"word{n}" for n in range(2000)])
-        first = resolve("demo", tmp_path, source)
-        assert first.synthetic
-        assert (first.name, first.argument) == ("demo", "demo")
-        made = first.path.stat().st_mtime_ns
-        again = resolve("demo", tmp_path)
-        assert again == first
-        assert again.path.stat().st_mtime_ns == made
+    def test_it_lies_in_the_package_and_needs_neither_cache_nor_network(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_network(*_: object) -> None:
+            raise AssertionError("a connection was asked for")
 
-    def test_without_a_source_it_says_what_to_do(self, tmp_path: Path) -> None:
+        monkeypatch.setattr(socket.socket, "connect", no_network)
+        found = resolve("demo", tmp_path)
+        assert (found.name, found.argument) == ("demo", "demo")
+        assert found.path.is_relative_to(Path(hottune.__file__).parent)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_folder_of_that_name_does_not_hide_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "demo").mkdir()
+        monkeypatch.chdir(tmp_path)
+        assert resolve("demo", tmp_path).path == demo_path()
+        assert isinstance(error_of("./demo", tmp_path), ModelNotFoundError)
+
+    def test_it_is_trained_small_and_mostly_experts(self, tmp_path: Path) -> None:
+        found = resolve("demo", tmp_path)
+        shape = found.shape
+        assert not found.synthetic
+        assert (shape.architecture, shape.quant, shape.n_vocab) == ("qwen3moe", "Q4_0", 10_240)
+        assert (shape.n_layers, shape.n_moe_layers, shape.n_experts, shape.n_used) == (6, 6, 128, 8)
+        assert (shape.n_embd, shape.n_ff_expert) == (256, 32)
+        assert shape.one_expert_bytes == 3 * 256 * 32 * 18 // 32  # Q4_0: 18 bytes for 32 weights
+        assert shape.expert_bytes == 6 * 128 * shape.one_expert_bytes > 0.7 * found.size_bytes
+
+    def test_it_says_that_it_is_the_demo(self) -> None:
+        assert read_header_file(demo_path()).metadata[DEMO_KEY] is True
+
+    @pytest.mark.parametrize("damage", ["one bit", "cut", "empty", "a pointer", "missing"])
+    def test_a_damaged_file_is_not_used(
+        self, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        raw = bytearray(demo_path().read_bytes())
+        raw[len(raw) // 2] ^= 1
+        damaged = {
+            "one bit": bytes(raw),
+            "cut": demo_path().read_bytes()[:-1],
+            "empty": b"",
+            "a pointer": b"version https://git-lfs.github.com/spec/v1\n",
+        }
+        path = tmp_path / "demo.gguf"
+        if damage in damaged:
+            path.write_bytes(damaged[damage])
+        monkeypatch.setattr(demo, "_FILE", path)
         error = error_of("demo", tmp_path)
-        assert isinstance(error, ModelNotFoundError)
-        assert "hottune build" in error.next_step
+        assert isinstance(error, ModelCorruptError)
+        assert error.next_step == "Install hottune again."
 
 
 class TestFingerprint:

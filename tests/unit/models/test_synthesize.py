@@ -21,8 +21,6 @@ from hottune.models.synthesize import (
     SPEC_KEY,
     SYNTHETIC_KEY,
     SyntheticSpec,
-    demo_spec,
-    spec_hash,
     synthesize,
 )
 from hottune.models.vocabulary import read_vocabulary
@@ -241,17 +239,3 @@ class TestSpec:
     def test_shapes_that_no_file_can_hold_are_refused(self, change: dict[str, object]) -> None:
         with pytest.raises(ValidationError):
             SyntheticSpec(**(SMALL.model_dump() | change))
-
-    def test_the_hash_follows_the_spec(self) -> None:
-        assert spec_hash(SMALL) == spec_hash(SMALL.model_copy())
-        assert spec_hash(SMALL) != spec_hash(SMALL.model_copy(update={"seed": 9}))
-
-    def test_the_demo_is_small_and_mostly_experts(self, tmp_path: Path) -> None:
-        path = tmp_path / "demo.gguf"
-        vocabulary = tmp_path / "vocabulary.gguf"
-        write_vocabulary(vocabulary, [f"word{number}" for number in range(32256)])
-        synthesize(path, demo_spec(), tokenizer_vocab=vocabulary)
-        shape = moe_shape([read_header_file(path)])
-        assert shape.n_experts == 64
-        assert 60 << 20 < path.stat().st_size < 150 << 20
-        assert shape.expert_bytes > 0.7 * path.stat().st_size
