@@ -18,20 +18,27 @@ BASE = SmallSpec(
     n_layers=2, n_embd=256, head_dim=128, n_experts=32, n_used=4, own_head=True, words=byte_words(700)
 )
 LIKE = SyntheticSpec(n_layers=6, n_experts=32, n_used=4, n_embd=512, n_ff_expert=512, with_tokenizer=False)
+LIKE_THE_DEMO = LIKE.model_copy(update={"n_layers": 8, "n_experts": 128, "n_used": 8, "n_ff_expert": 256})
 
 
-def test_placements_are_measured_on_a_stand_in_that_is_deleted_afterwards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["base.gguf", "demo"])
+def test_placements_are_measured_on_a_stand_in_that_is_deleted_afterwards(base: str, tmp_path: Path) -> None:
     require_engine()
     write_small_moe(tmp_path / "base.gguf", BASE)
-    synthesize(tmp_path / "like.gguf", LIKE)
+    own = base != "demo"
+    synthesize(tmp_path / "like.gguf", LIKE if own else LIKE_THE_DEMO)
     before = set(cache_dir().rglob("try-*.gguf"))
-    ended = Command(tmp_path).run(
-        *("plan", "like.gguf", "--try", "--layers", "4", "--base", "base.gguf", "--scale", "0.1"),
-        *("--threads", "2", "--json", "-q"),
+    layers = 4 if own else 6
+    started = Command(tmp_path).start(
+        *("plan", "like.gguf", "--try", "--layers", str(layers), "--scale", "0.1"),
+        *("--threads", "1", "--json", "-q"),
+        *(("--base", base) if own else ()),
     )
+    ended = started.end(400)
     assert ended.returncode == 0, ended.stderr
     tried = json.loads(ended.stdout)["tried"]
-    assert (tried["layers"], tried["layers_of_the_model"]) == (4, 6)
+    assert (tried["layers"], tried["layers_of_the_model"]) == (layers, layers + 2)
+    assert tried["inflated"]["base"] == base.removesuffix(".gguf")
     assert tried["kept"] is None
     assert tried["inflated"]["like"] == "like"
     arms = {one["arm"]: one for one in tried["tried"]}  # of each the last attempt

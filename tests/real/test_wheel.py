@@ -92,6 +92,12 @@ def test_the_wheel_carries_texts_recipes_and_types(wheel):
     assert "hottune/py.typed" in names
 
 
+def test_the_wheel_carries_the_demo_as_it_is(wheel):
+    with zipfile.ZipFile(wheel) as packed:
+        found = packed.read("hottune/models/data/demo.gguf")
+    assert found == (ROOT / "hottune/models/data/demo.gguf").read_bytes()
+
+
 def test_the_wheel_carries_nothing_of_the_checkout_beside_the_package(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {top for top in tops if not top.startswith("hottune")} == set()
@@ -105,6 +111,8 @@ def test_the_installed_command_runs_outside_the_checkout(installed, tmp_path):
     assert Path(package).is_relative_to(installed.parent)
     assert Path(vendor) == Path(package).parent / "_vendor" / "llama.cpp"
     assert build.startswith("b")
+    shown = json.loads(run(installed, tmp_path, "hottune", "models", "inspect", "demo", "--json"))
+    assert Path(shown["path"]).is_relative_to(installed.parent)
 
 
 def test_the_installed_package_compiles_the_device_from_its_own_source(installed, tmp_path):
