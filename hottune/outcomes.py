@@ -70,6 +70,9 @@ class HotStats(_Frozen):
     policy: str = Field(default="", description="how the experts were chosen: window, lru, lfru, static")
     shared_budget: bool = Field(default=False, description="one budget over all layers")
     evictions: int = Field(default=0, description="experts that lost their place to another one")
+    stream_blocks: int = Field(default=0, description="blocks of a layer whose experts passed through VRAM")
+    stream_bytes: int = Field(default=0, description="experts copied from host memory for those")
+    stream_buffer_bytes: int = Field(default=0, description="VRAM that streaming holds, beside cache_bytes")
     multi_blocks: int = Field(default=0, description="blocks of a layer computed for more than one token")
     multi_tokens: int = Field(default=0, description="tokens in those blocks")
     multi_hits: int = 0

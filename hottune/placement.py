@@ -92,6 +92,11 @@ class Placement(BaseModel):
         le=LARGEST_BYPASS,
         description="largest batch, in tokens, that goes through the cache",
     )
+    stream_from: int = Field(
+        default=0,
+        ge=0,
+        description="batches of so many tokens and more pass all experts through VRAM; 0 = none do",
+    )
     fit: bool = Field(default=False, description="let llama.cpp's --fit place everything")
     ubatch: int = Field(default=512, ge=1, description="physical batch, tokens (-ub)")
     batch: int = Field(default=2048, ge=1, description="logical batch, tokens (-b)")
@@ -137,6 +142,7 @@ class Placement(BaseModel):
             words += [self.policy] * (self.policy != "window") + ["shared"] * self.shared_budget
             words += ["profile"] * (self.hot_profile is not None)
             words += [f"bypass {self.prefill_bypass}"] * (self.prefill_bypass != 1)
+            words += [f"stream {self.stream_from}"] * (self.stream_from > 0)
         words += [f"ub {self.ubatch}"] * (not self.fit)
         words += [f"np {self.parallel}"] * (self.parallel > 1)
         words += [self.spec_type] * (self.spec_type != "none")

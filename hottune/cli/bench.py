@@ -42,6 +42,9 @@ def bench(
         bool, typer.Option("--shared-budget", help="Give layers that miss more a larger part of the cache.")
     ] = False,
     upload_mib: Annotated[int, typer.Option(min=1, help="Most MiB uploaded to the cache for a batch.")] = 128,
+    stream: Annotated[
+        int, typer.Option(min=0, help="Batches of so many tokens and more pass all experts through VRAM.")
+    ] = 0,
     profile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Fill the cache by this saved profile or imatrix GGUF first."),
@@ -125,6 +128,7 @@ def bench(
             "rebalance_interval": interval,
             "shared_budget": shared_budget,
             "upload_mib": upload_mib,
+            "stream_from": stream,
             "hot_profile": options.absolute(profile),
             "ubatch": ubatch,
         }

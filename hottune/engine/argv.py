@@ -188,6 +188,8 @@ def server_env(
         env["GGML_HOT_INTERVAL"] = str(placement.rebalance_interval)
         env["GGML_HOT_BYPASS"] = str(placement.prefill_bypass)
         env["GGML_HOT_UPLOAD_MIB"] = str(placement.upload_mib)
+        if placement.stream_from:
+            env["GGML_HOT_STREAM"] = str(placement.stream_from)
         if placement.shared_budget:
             env["GGML_HOT_SHARED"] = "1"
         if profile := profile_path or placement.hot_profile:

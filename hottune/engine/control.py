@@ -190,7 +190,7 @@ def _hot(data: dict[str, Any]) -> HotStats:
     layers = [(int(layer["hits"]), int(layer["misses"])) for layer in by_layer]
     layer_slots = [int(layer["slots"]) for layer in by_layer if "slots" in layer]
     slots = float(data["slots"])
-    multi = data.get("multi", {})
+    multi, stream = data.get("multi", {}), data.get("stream", {})
     return HotStats(
         slots=max(round(slots), 1 if slots > 0 or any(layer_slots) else 0),  # 0 means no place at all
         layers=int(data["layers"]),
@@ -206,6 +206,9 @@ def _hot(data: dict[str, Any]) -> HotStats:
         policy=str(data.get("policy", "")),
         shared_budget=bool(data.get("shared_budget", False)),
         evictions=int(data.get("evictions", 0)),
+        stream_blocks=int(stream.get("blocks", 0)),
+        stream_bytes=int(stream.get("uploaded_bytes", 0)),
+        stream_buffer_bytes=int(stream.get("buffer_bytes", 0)),
         multi_blocks=int(multi.get("blocks", 0)),
         multi_tokens=int(multi.get("tokens", 0)),
         multi_hits=int(multi.get("hits", 0)),

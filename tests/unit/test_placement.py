@@ -67,6 +67,7 @@ def test_the_caches_own_settings_change_without_a_restart(changes: dict[str, Any
         ({}, {"n_cpu_moe": 7}),
         ({}, {"fit": True}),
         ({"fit": True}, {"fit": True, "hot_k": 5}),
+        ({}, {"stream_from": 64}),
         ({}, {"parallel": 2}),
         ({}, {"hot_profile": Path("p")}),
         ({}, {"policy": "lru", "ubatch": 64}),

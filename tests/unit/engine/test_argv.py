@@ -176,14 +176,21 @@ def test_a_cache_names_the_library_and_all_its_settings() -> None:
     assert env["GGML_HOT_STATS"] == "/t/stats.json"
     assert env["GGML_HOT_POLICY"] == "window"
     assert env["GGML_HOT_UPLOAD_MIB"] == "128"
-    assert {"GGML_HOT_VGPU_MIB", "GGML_HOT_MIB", "GGML_HOT_SHARED", "GGML_HOT_PROFILE"}.isdisjoint(env)
+    unasked = {"GGML_HOT_VGPU_MIB", "GGML_HOT_MIB", "GGML_HOT_SHARED", "GGML_HOT_PROFILE", "GGML_HOT_STREAM"}
+    assert unasked.isdisjoint(env)
 
 
 def test_every_setting_of_the_cache_reaches_the_device() -> None:
     one = placement(
-        hot_k=8, policy="lru", shared_budget=True, upload_mib=32, hot_profile=Path("/p/uses.json")
+        hot_k=8,
+        policy="lru",
+        shared_budget=True,
+        upload_mib=32,
+        stream_from=64,
+        hot_profile=Path("/p/uses.json"),
     )
     env = env_of(one)
+    assert env["GGML_HOT_STREAM"] == "64"
     assert env["GGML_HOT_POLICY"] == "lru"
     assert env["GGML_HOT_SHARED"] == "1"
     assert env["GGML_HOT_UPLOAD_MIB"] == "32"

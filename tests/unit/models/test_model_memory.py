@@ -141,3 +141,13 @@ def test_the_fewest_layers_on_the_cpu_fit_and_no_fewer_do(
 def test_nothing_to_cache_means_no_cache() -> None:
     assert max_hot_k(SHAPE, ALL_CPU.model_copy(update={"n_cpu_moe": 0}), 10_000) == 0
     assert max_hot_k(LEADING_DENSE, ALL_CPU.model_copy(update={"n_cpu_moe": 2}), 10_000) == 0
+
+
+def test_streaming_takes_the_vram_of_two_layers_when_a_batch_is_large_enough() -> None:
+    def cache_mib(**changes: int) -> float:
+        return estimate(SHAPE, ALL_CPU.model_copy(update={"hot_k": 4, **changes})).vram_cache_mib
+
+    two_layers = 2 * max(SHAPE.layer_expert_bytes) / 2**20
+    assert cache_mib(stream_from=64) == pytest.approx(cache_mib() + two_layers)
+    assert cache_mib(stream_from=ALL_CPU.ubatch + 1) == cache_mib()
+    assert cache_mib(hot_k=0, stream_from=64) == 0

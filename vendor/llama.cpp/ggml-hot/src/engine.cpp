@@ -17,7 +17,7 @@ static double now_us() {
 
 engine::engine(const settings & config, ggml_backend_dev_t device, common & shared)
     : config_(config), device_(device), shared_(shared), gpu_(ggml_backend_dev_init(device, nullptr)),
-      gpu_buft_(ggml_backend_dev_buffer_type(device)), cache_(config_, shared.known, gpu_.get(), stats_) {
+      gpu_buft_(ggml_backend_dev_buffer_type(device)), cache_(config_, shared.known, gpu_.get(), stats_), stream_(gpu_.get(), cache_, stats_.stream) {
     stats_.device = ggml_backend_dev_name(device);
     use_threads(1);
 }
@@ -50,6 +50,7 @@ void engine::use_threads(int n_threads) {
 }
 
 void engine::start_batch() {
+    stream_.settle();
     cache_.begin_batch(++batch_);
     shared_.trace.begin_batch();
 }
@@ -57,6 +58,7 @@ void engine::start_batch() {
 void engine::release(const void * owner) {
     std::lock_guard<std::mutex> lock(mutex_);
     ggml_backend_synchronize(gpu_.get());
+    stream_.forget();
     cache_.release(owner);
 }
 
@@ -69,6 +71,7 @@ void engine::set(const knobs & values) {
     }
     if (old.k != values.k || old.budget != values.budget || old.shared != values.shared) {
         ggml_backend_synchronize(gpu_.get());
+        stream_.settle();
         cache_.apportion();
     }
 }
@@ -98,7 +101,7 @@ ggml_status engine::compute(ggml_cgraph * graph, const void * owner) {
     ggml_status status;
     std::string problem = "the GPU did not compute it";
     try {
-        status = compute_blocks(graph, owner);
+        status = is_streamed(graph) ? stream_blocks(graph) : compute_blocks(graph, owner);
     } catch (const std::exception & error) {  // out of host memory, most likely
         status  = GGML_STATUS_FAILED;
         problem = error.what();
@@ -108,6 +111,37 @@ ggml_status engine::compute(ggml_cgraph * graph, const void * owner) {
         ggml_backend_synchronize(gpu_.get());
         status = compute_by_node(graph, problem);
     }
+    return status;
+}
+
+// Whether its batch is too large for the cache, and all that the GPU must reach is there but for the experts.
+bool engine::is_streamed(const ggml_cgraph * graph) const {
+    const int first = find_product(graph, 0);
+    if (first == graph->n_nodes || config_.stream_from == 0) {
+        return false;
+    }
+    const int64_t n_tokens = graph->nodes[first]->src[2]->ne[1];
+    return n_tokens > config_.bypass && n_tokens >= config_.stream_from;
+}
+
+ggml_status engine::stream_blocks(ggml_cgraph * graph) {
+    const auto reachable = [&](const ggml_tensor * node) {
+        bool all = on_device(node);
+        for (int s = 0; s < GGML_MAX_SRC && node->src[s]; s++) {
+            all = all && (s == expert_source(node) || on_device(node->src[s]));
+        }
+        return is_view(node) || all;
+    };
+    ggml_backend_synchronize(gpu_.get());
+    if (!std::all_of(graph->nodes, graph->nodes + graph->n_nodes, reachable)) {
+        return compute_by_node(graph, "a step of a large batch reads or writes memory that the GPU cannot");
+    }
+    if (!stream_.reserve(graph)) {
+        shared_.no_room_to_stream = true;
+        return compute_by_node(graph, "VRAM is too short to stream experts: large batches go the usual way from now on");
+    }
+    const ggml_status status = stream_.compute(graph);
+    ggml_backend_synchronize(gpu_.get());
     return status;
 }
 
@@ -255,6 +289,7 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
 
 ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const void * owner) {
     const double t0 = now_us();
+    stream_.settle();  // its copies read slots
     running_ = {graph, std::move(found), nullptr, {}, {}, {}, t0};
     const moe_block & block = running_.block;
     if (!told_of_batches_ && cache_.seen_in_this_batch(block)) {

@@ -4,11 +4,13 @@
 
 #include "cold_path.h"
 #include "expert_cache.h"
+#include "expert_stream.h"
 #include "handles.h"
 #include "settings.h"
 #include "stats.h"
 #include "trace.h"
 
+#include <atomic>
 #include <mutex>
 
 namespace hot {
@@ -18,6 +20,7 @@ struct common {
     cold_path     cold;
     profile       known;        // read at start
     routing_trace trace;
+    std::atomic<bool> no_room_to_stream{false};  // read by the scheduler's questions, under no lock
 };
 
 class engine {
@@ -63,6 +66,8 @@ private:
 
     ggml_status compute_block(ggml_cgraph * graph, moe_block && found, const void * owner);
     void        finish_block();
+    bool        is_streamed(const ggml_cgraph * graph) const;
+    ggml_status stream_blocks(ggml_cgraph * graph);
     void        trace_block();
     ggml_status compute_blocks(ggml_cgraph * graph, const void * owner);
     ggml_status compute_by_node(ggml_cgraph * graph, const std::string & reason);
@@ -93,7 +98,8 @@ private:
 
     std::mutex   mutex_;               // compute, settings and statistics exclude each other
     engine_stats stats_;
-    expert_cache cache_;               // last, so that it goes before the streams it uses
+    expert_cache cache_;               // goes before the streams it uses
+    expert_stream stream_;             // last: it reads the cache's slots
 };
 
 }  // namespace hot

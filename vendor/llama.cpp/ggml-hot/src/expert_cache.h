@@ -82,6 +82,12 @@ public:
     // Settles how many slots each layer has, from the settings and the VRAM that is free, and takes or gives back VRAM.
     // The GPU must be idle.
     void apportion();
+
+    // A view of an expert's slice of `weight` in its slot; false when it is not resident.
+    bool find_resident(const ggml_tensor * weight, int expert, ggml_tensor & view) const;
+
+    // Gives up slots for `bytes` of VRAM that somebody else needs now. The GPU must be idle. False when there are none.
+    bool make_room(size_t bytes);
     void use_policy();                // the settings' policy, from now on
     profile uses() const;             // of all layers, those that are gone included
 
@@ -110,6 +116,7 @@ private:
     profile            gone_;              // uses of layers that were dropped
     buffer_ptr         scratch_;           // intermediate results of all graphs: one runs at a time
     size_t             upload_left_ = 0;   // bytes that may still be uploaded for this batch
+    size_t             promised_ = 0;      // bytes that are to be left free, beside the headroom
     uint64_t           apportioned_at_ = 0, watched_at_ = 0, batch_ = 0;
     uint64_t           regrow_at_ = 0, regrow_wait_ = 64;  // batches
     bool               limited_   = false; // there was less VRAM than the settings ask for

@@ -36,7 +36,8 @@ size_t expert_cache::budget(size_t free_bytes, bool & limited) const {
         wanted += config_.budget ? 0 : bytes_of_slots(*layer, std::min(config_.k, layer->n_expert));
     }
     const size_t room = counters_.cache_bytes + free_bytes;
-    const size_t most = room > config_.headroom ? room - config_.headroom : 0;
+    const size_t kept = config_.headroom + promised_;
+    const size_t most = room > kept ? room - kept : 0;
     limited = most < wanted;
     return std::min(wanted, most);
 }
@@ -114,18 +115,34 @@ void expert_cache::apportion() {
     }
 }
 
+static ggml_tensor slot_view(const ggml_tensor * slab, int slot, int dim) {
+    ggml_tensor view = *slab;
+    view.ne[dim] = 1;
+    for (int d = dim + 1; d < GGML_MAX_DIMS; d++) {
+        view.nb[d] = view.nb[dim];
+    }
+    view.data = (char *) slab->data + (size_t) slot * slab->nb[dim];
+    return view;
+}
+
 // Copies an expert from one slab to another of the same device.
 static void copy_slot(const ggml_tensor * from, int from_slot, ggml_tensor * to, int to_slot, int dim) {
-    ggml_tensor source = *from, target = *to;
-    for (ggml_tensor * t : {&source, &target}) {
-        t->ne[dim] = 1;
-        for (int d = dim + 1; d < GGML_MAX_DIMS; d++) {
-            t->nb[d] = t->nb[dim];
-        }
-    }
-    source.data = (char *) from->data + (size_t) from_slot * from->nb[dim];
-    target.data = (char *) to->data + (size_t) to_slot * to->nb[dim];
+    ggml_tensor source = slot_view(from, from_slot, dim), target = slot_view(to, to_slot, dim);
     ggml_backend_tensor_copy(&source, &target);
+}
+
+bool expert_cache::find_resident(const ggml_tensor * weight, int expert, ggml_tensor & view) const {
+    const auto at = by_weight_.find(weight->data);
+    if (at == by_weight_.end() || at->second->n_slots() == 0) {
+        return false;
+    }
+    const cached_layer & layer = *at->second;
+    const int slot = layer.slots.slot_of[expert], index = layer.find_weight(weight);
+    if (slot < 0 || index < 0) {
+        return false;
+    }
+    view = slot_view(layer.slabs[index], slot, layer.weights[index].dim);
+    return true;
 }
 
 // Gives a layer another number of slots; the most used experts stay, as far as they fit. False when VRAM ran out; the
@@ -192,6 +209,16 @@ bool expert_cache::resize(cached_layer & layer, int n_slots) {
     layer.ctx    = std::move(ctx);
     counts.slots = n_slots;
     counters_.cache_bytes += layer.memory ? ggml_backend_buffer_get_size(layer.memory.get()) : 0;
+    return true;
+}
+
+bool expert_cache::make_room(size_t bytes) {
+    if (counters_.cache_bytes == 0) {
+        return false;
+    }
+    promised_ = bytes;
+    apportion();
+    promised_ = 0;
     return true;
 }
 

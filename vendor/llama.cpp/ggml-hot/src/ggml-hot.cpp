@@ -162,7 +162,7 @@ bool ggml_backend_hot_device_supports_op(ggml_backend_dev_t dev, const ggml_tens
         return true;
     }
     const ggml_tensor * product = hot::product_of(op);
-    if (!product || product->src[2]->ne[1] > service().bypass() || !hot::is_host_product(product)) {
+    if (!product || !service().takes(product->src[2]->ne[1]) || !hot::is_host_product(product)) {
         return false;
     }
     // a layer that no GPU runs is none of a GPU's, which the user may have left out on purpose

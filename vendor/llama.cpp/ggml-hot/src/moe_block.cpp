@@ -104,10 +104,7 @@ static bool is_input(const ggml_tensor * t, const moe_block & b) {
 }
 
 static int expert_dim(const ggml_tensor * node, int source) {
-    if (node->op == GGML_OP_MUL_MAT_ID && source == 0) {
-        return 2;
-    }
-    return node->op == GGML_OP_ADD_ID && source == 1 ? 1 : -1;
+    return source != expert_source(node) ? -1 : source == 0 ? 2 : 1;
 }
 
 // Files one node under the chain. Returns "" or what is wrong with it; `b` may be half changed then.

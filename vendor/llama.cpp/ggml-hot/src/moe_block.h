@@ -61,6 +61,11 @@ int find_product(const ggml_cgraph * graph, int from);
 // Fills `block` with the block that begins with the product at node `begin`. Returns "" on success, else why it is none.
 std::string find_moe_block(const ggml_cgraph * graph, int begin, moe_block & block);
 
+// Which source of a node holds a slice an expert: 0 of a MUL_MAT_ID, 1 of an ADD_ID, else -1.
+inline int expert_source(const ggml_tensor * node) {
+    return node->op == GGML_OP_MUL_MAT_ID ? 0 : node->op == GGML_OP_ADD_ID ? 1 : -1;
+}
+
 inline bool is_view(const ggml_tensor * t) {
     return t->op == GGML_OP_NONE || t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
 }

@@ -96,6 +96,12 @@ ggml_status service::compute(context & c, ggml_cgraph * graph) {
     return c.worker->compute(graph, &c);
 }
 
+// Asked by the scheduler for a context that is open.
+bool service::takes(int64_t n_tokens) const {
+    const bool streams = config_.stream_from > 0 && n_tokens >= config_.stream_from && !(shared_ && shared_->no_room_to_stream);
+    return n_tokens <= bypass_ || streams;
+}
+
 void service::begin_batch(context & c, int n_threads) {
     c.n_threads = n_threads;
     if (c.worker) {

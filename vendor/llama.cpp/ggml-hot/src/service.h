@@ -30,7 +30,7 @@ public:
     void        close(context * c);
     ggml_status compute(context & c, ggml_cgraph * graph);
     void        begin_batch(context & c, int n_threads);
-    int         bypass() const { return bypass_; }
+    bool        takes(int64_t n_tokens) const;  // a batch of so many tokens
     void        save_stats();
 
     std::string stats_json() override;

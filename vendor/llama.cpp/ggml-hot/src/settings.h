@@ -26,6 +26,7 @@ constexpr int largest_bypass = 64;
 constexpr int most_tokens    = 1000000;  // of an interval or a hysteresis
 
 struct settings : knobs {
+    int          stream_from = 0; // GGML_HOT_STREAM: batches of so many tokens and more pass their experts through VRAM; 0 = none do
     size_t       headroom = 0;   // GGML_HOT_HEADROOM_MIB, in bytes: VRAM of each GPU left free
     vgpu_options vgpu;           // GGML_HOT_VGPU_*
     std::string  stats_path;     // GGML_HOT_STATS: file the counters are written to

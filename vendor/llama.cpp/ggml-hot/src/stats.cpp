@@ -21,10 +21,15 @@ void phase_times::add(const phase_times & other) {
     swap += other.swap;
 }
 
+void stream_stats::reset() {
+    blocks = uploaded_bytes = resident_bytes = 0;
+}
+
 void engine_stats::reset() {
     tokens = fallback_nodes = 0;
     fallback_reasons.clear();
     multi = {};
+    stream.reset();
     for (layer_stats & layer : layers) {
         layer_stats fresh;
         fresh.name  = layer.name;
@@ -46,6 +51,7 @@ static json bytes_of(const vgpu_stats & v) {
 static json cache_fields(const report & r) {
     layer_stats sum;
     multi_stats multi;
+    stream_stats stream;
     uint64_t tokens = 0, cache_bytes = 0, fallback_nodes = 0;
     std::vector<std::string> names, reasons;
     json layers = json::array(), devices = json::array();
@@ -72,6 +78,10 @@ static json cache_fields(const report & r) {
         multi.tokens += e.multi.tokens;
         multi.hits += e.multi.hits;
         multi.misses += e.multi.misses;
+        stream.blocks += e.stream.blocks;
+        stream.uploaded_bytes += e.stream.uploaded_bytes;
+        stream.resident_bytes += e.stream.resident_bytes;
+        stream.buffer_bytes += e.stream.buffer_bytes;
         names.push_back(e.device);
         devices.push_back({{"name", e.device}, {"layers", e.layers.size()}, {"slots", slots}, {"cache_bytes", e.cache_bytes}});
     }
@@ -89,6 +99,8 @@ static json cache_fields(const report & r) {
         {"layers", n_layers}, {"tokens", tokens}, {"blocks", sum.blocks}, {"hits", sum.hits}, {"misses", sum.misses},
         {"evictions", sum.evictions}, {"uploads", sum.uploads}, {"uploaded_bytes", sum.uploaded_bytes}, {"cache_bytes", cache_bytes},
         {"multi", {{"blocks", multi.blocks}, {"tokens", multi.tokens}, {"hits", multi.hits}, {"misses", multi.misses}}},
+        {"stream", {{"blocks", stream.blocks}, {"uploaded_bytes", stream.uploaded_bytes}, {"resident_bytes", stream.resident_bytes},
+                    {"buffer_bytes", stream.buffer_bytes}}},
         {"fallback_nodes", fallback_nodes}, {"fallback_reasons", reasons},
         {"time_us", times(sum.time_us, sum.blocks)},
         {"trace", {{"on", r.trace.on}, {"tokens", r.trace.tokens}, {"bytes", r.trace.bytes}}},

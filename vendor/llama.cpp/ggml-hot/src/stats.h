@@ -35,6 +35,15 @@ struct multi_stats {
     uint64_t blocks = 0, tokens = 0, hits = 0, misses = 0;
 };
 
+// Large batches, whose experts pass through VRAM.
+struct stream_stats {
+    uint64_t blocks = 0;
+    uint64_t uploaded_bytes = 0, resident_bytes = 0;  // brought from host memory, and from slots
+    uint64_t buffer_bytes = 0;                        // VRAM it holds
+
+    void reset();
+};
+
 // What one GPU's part of the cache counted.
 struct engine_stats {
     std::string device;
@@ -44,6 +53,7 @@ struct engine_stats {
     std::vector<std::string> fallback_reasons;
     std::vector<layer_stats> layers;
     multi_stats multi;
+    stream_stats stream;
 
     void reset();  // counters to zero; layers, slots and bytes stay
 };

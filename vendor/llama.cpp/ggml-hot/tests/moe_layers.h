@@ -145,6 +145,8 @@ public:
     bool announce_batches = true;
 
     // The graph is built anew for each run, as its tensors are changed by the scheduler.
+    void set_tokens(int n_tokens) { c_.n_tokens = n_tokens; }  // of the next batches
+
     std::vector<float> evaluate(const inputs & in, bool with_device, bool node_by_node = false) {
         const std::vector<float> result = insist([&] { return try_to_evaluate(in, with_device, node_by_node); });
         CHECK(!result.empty(), "no memory for the graph");

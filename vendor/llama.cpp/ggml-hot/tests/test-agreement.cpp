@@ -1,4 +1,5 @@
 // The device against the plain CPU path on random MoE layers, through the real scheduler and the real plug-in.
+// With GGML_HOT_STREAM set: large batches, whose experts pass through VRAM, in turn with single tokens.
 // Usage: test-agreement <libggml-hot> <folder of ggml's libraries> cpu|vgpu|gpu
 #include "moe_layers.h"
 
@@ -89,6 +90,30 @@ static void run_case(const devices & dev, const layer_case & c, double tolerance
     CHECK(s.at("multi").value("blocks", 0L) > 0 || c.n_tokens == 1, "%s: blocks of several tokens are not counted", name.c_str());
 }
 
+static void run_streamed_case(const devices & dev, layer_case c, double tolerance) {
+    const std::string name = "streamed: " + c.name + " " + ggml_type_name(c.type);
+    moe_layers layers(dev, c);
+    layers.announce_batches = true;
+    layers.open_device();
+    double worst = 0;
+    for (int step = 0; step < n_steps; step++) {
+        // few tokens use few experts, many tokens all of them
+        c.n_tokens = step % 3 == 0 ? 16 + step : 1;
+        layers.set_tokens(c.n_tokens);
+        const inputs in = inputs::random(c);
+        worst = std::max(worst, nmse(layers.evaluate(in, true), layers.evaluate(in, false)));
+    }
+    layers.close_device();
+    CHECK(worst <= tolerance, "%s: NMSE %g", name.c_str(), worst);
+    const nlohmann::json s = read_stats(), stream = s.value("stream", nlohmann::json::object());
+    const long blocks = stream.value("blocks", -1L), up = stream.value("uploaded_bytes", -1L), resident = stream.value("resident_bytes", -1L);
+    const long by_node = s.value("fallback_nodes", -1L);
+    printf("%-44s NMSE %-9.2g blocks %-4ld uploaded %-9ld from slots %-8ld node by node %ld\n", name.c_str(), worst, blocks, up, resident, by_node);
+    CHECK(blocks > 0 && up > 0 && resident > 0, "%s: experts were not streamed", name.c_str());
+    const std::string reasons = s.value("fallback_reasons", nlohmann::json()).dump();
+    CHECK(by_node == 0, "%s: %ld nodes went by node: %s", name.c_str(), by_node, reasons.c_str());
+}
+
 int main(int argc, char ** argv) {
     if (argc != 4) {
         fprintf(stderr, "usage: %s <libggml-hot> <folder of ggml's libraries> cpu|vgpu|gpu\n", argv[0]);
@@ -112,7 +137,16 @@ int main(int argc, char ** argv) {
     const double tolerance = mode == "gpu" ? 5e-4 : 1e-12;
     for (layer_case c : cases(!dev.gpus.empty())) {
         c.n_layers = mode == "gpu" ? 1 : std::max<int>(2, (int) dev.gpus.size());
-        run_case(dev, c, tolerance, false);
+        if (!std::getenv("GGML_HOT_STREAM")) {
+            run_case(dev, c, tolerance, false);
+        } else if (c.n_tokens == 1) {
+            c.n_layers = mode == "gpu" ? 1 : 3;  // an odd number: two layers share a place
+            run_streamed_case(dev, c, tolerance);
+        }
+    }
+    if (std::getenv("GGML_HOT_STREAM")) {
+        remove(std::getenv("GGML_HOT_STATS"));
+        return verdict("agreement of streamed batches");
     }
     // an eval callback (llama-imatrix) cuts every block into single nodes
     layer_case watched = make("watched node by node", GGML_TYPE_Q4_K);
