@@ -116,7 +116,7 @@ class BaseModel:
 
     @cached_property
     def unused_token(self) -> int:
-        """Number of the token whose logit is always far below all others.
+        """Number of the token whose logit is never near being drawn.
 
         Raises:
             BadSettingError: the model has none, so that its vocabulary cannot be lengthened.
