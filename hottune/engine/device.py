@@ -93,13 +93,26 @@ def configure(
     Raises:
         BuildFailedError: CMake failed.
     """
-    argv: list[object] = [find_tool("cmake"), "-S", vendor_dir() / "ggml-hot", "-B", build, "-G", "Ninja"]
+    argv = cmake_command(vendor_dir() / "ggml-hot", build)
     argv += [f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}", "-DCMAKE_BUILD_TYPE=Release"]
     argv += [f"-DGGML_HOT_LLAMA_SOURCE={plan.llama_source}"]
     argv += [f"-DGGML_HOT_LLAMA_LIB={lib_dir or plan.lib_dir}"]
     argv += [f"-DGGML_HOT_TESTS={'ON' if tests else 'OFF'}", f"-DGGML_HOT_SANITIZE={sanitize}"]
     code = run_step(argv, log=log, env=plan.compiler.environment())
     require_success(code, step="Configuring the hot-expert device", log=log)
+
+
+def cmake_command(source: Path, build: Path) -> list[object]:
+    """Return the beginning of a CMake call that configures `build` from `source`.
+
+    Checkouts share the cache folder, and CMake refuses a folder that was configured from another source: such a
+    one is configured afresh.
+    """
+    cache = build / "CMakeCache.txt"
+    known = cache.read_text(errors="replace") if cache.is_file() else ""
+    home = next((line for line in known.splitlines() if line.startswith("CMAKE_HOME_DIRECTORY:")), "")
+    moved = bool(home) and Path(home.partition("=")[2]).resolve() != source.resolve()
+    return [find_tool("cmake"), *["--fresh"] * moved, "-S", source, "-B", build, "-G", "Ninja"]
 
 
 def _library(build: Path) -> Path | None:

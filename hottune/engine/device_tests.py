@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hottune.engine.device import DevicePlan, configure
+from hottune.engine.device import DevicePlan, cmake_command, configure
 from hottune.engine.llama import run_ninja
 from hottune.engine.pin import vendor_dir
 from hottune.engine.steps import require_success, run_step
@@ -102,7 +102,7 @@ def _build_sanitized_ggml(plan: DevicePlan, sanitize: str, *, jobs: int, progres
     step = "Building ggml with sanitizers"
     progress.start(step, None, "steps")
     wrapper = vendor_dir() / "ggml-hot" / "tests" / "sanitized-ggml"
-    argv: list[object] = [find_tool("cmake"), "-S", wrapper, "-B", build, "-G", "Ninja"]
+    argv = cmake_command(wrapper, build)
     argv += [f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}", f"-DGGML_HOT_LLAMA_SOURCE={plan.llama_source}"]
     argv += [f"-DGGML_HOT_SANITIZE={sanitize}", *(f"-D{option}" for option in host_options(plan.compiler))]
     require_success(run_step(argv, log=log, env=plan.compiler.environment()), step=step, log=log)
