@@ -105,8 +105,8 @@ def configure(
 def cmake_command(source: Path, build: Path) -> list[object]:
     """Return the beginning of a CMake call that configures `build` from `source`.
 
-    Checkouts share the cache folder, and CMake refuses a folder that was configured from another source: such a
-    one is configured afresh.
+    Checkouts share the cache folder, and CMake refuses a folder that was configured from another source:
+    such a one is configured afresh.
     """
     cache = build / "CMakeCache.txt"
     known = cache.read_text(errors="replace") if cache.is_file() else ""
