@@ -20,6 +20,8 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import IQ4_NL, quantize
 from numpy.typing import NDArray
 
+from hottune.models.sums import IQ4_MULTIPLES, STEPS, USUAL, iq4_terms, mxfp4_block
+
 GROUP = 32  # weights that share a scale in the small model
 _FILLER_SCALE = 0.01  # of random blocks; they meet activations of zero, so that only "small" matters
 
@@ -31,13 +33,20 @@ class Fidelity(StrEnum):
 
     EXACT = "exact"
     ROUNDED = "rounded"  # to the type's mantissa: BF16 and F16
+    NEAR = "near"  # as a sum of two of the type's values
     REQUANTIZED = "requantized"  # to the nearest that the type has
 
 
 class Codec(ABC):
-    """One ggml type: how groups of 32 weights lie in its blocks."""
+    """One ggml type: how groups of 32 weights lie in its blocks.
+
+    Attributes:
+        fidelity: of a weight in one place.
+        sum_fidelity: of a weight as the sum of two (sums.py); None for types that need no second place.
+    """
 
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+    sum_fidelity: ClassVar[Fidelity | None] = None
 
     def __init__(self, kind: GGMLQuantizationType) -> None:
         self.kind = kind
@@ -55,7 +64,14 @@ class Codec(ABC):
         """Return random, finite blocks, one a row."""
 
     @abstractmethod
-    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
+    def put(
+        self,
+        blocks: Raw,
+        groups: Sequence[int],
+        d: NDArray[Any],
+        q: NDArray[Any],
+        terms: Sequence[int] | None = None,
+    ) -> None:
         """Write weights into `groups` of every block; the block's other groups keep random weights.
 
         Args:
@@ -63,6 +79,7 @@ class Codec(ABC):
             groups: which groups of 32 of the block, from 0.
             d: scales, blocks x groups, float16.
             q: whole numbers from -8 to 7, blocks x groups x 32.
+            terms: for each group, which of two terms of the weights it gets, 0 or 1; None: the weights.
         """
 
     @abstractmethod
@@ -81,8 +98,16 @@ class _Single(Codec):
         blocks[:, self.zeroed] = random_scales(rng, n_blocks, scales)
         return blocks
 
-    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
-        blocks[:] = self.encoded(d.reshape(-1, 1).astype("<f2"), q.reshape(-1, GROUP).astype(np.int16))
+    def put(
+        self,
+        blocks: Raw,
+        groups: Sequence[int],
+        d: NDArray[Any],
+        q: NDArray[Any],
+        terms: Sequence[int] | None = None,
+    ) -> None:
+        d, q = d.reshape(-1, 1).astype("<f2"), q.reshape(-1, GROUP).astype(np.int16)
+        blocks[:] = self.encoded(d, q) if terms is None else self.encoded_term(d, q, terms[0])
 
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
         blocks[:, self.zeroed] = 0
@@ -90,6 +115,10 @@ class _Single(Codec):
     @abstractmethod
     def encoded(self, d: NDArray[Any], q: NDArray[Any]) -> Raw:
         """Return whole blocks; `d` is blocks x 1, `q` blocks x 32."""
+
+    def encoded_term(self, d: NDArray[Any], q: NDArray[Any], term: int) -> Raw:
+        """Return blocks with one of two terms; for types with a `sum_fidelity`."""
+        raise NotImplementedError
 
 
 class _Q40(_Single):
@@ -146,15 +175,22 @@ class _Float(_Single):
 
 class _Iq4Nl(_Single):
     fidelity = Fidelity.REQUANTIZED
+    sum_fidelity = Fidelity.NEAR
 
     def encoded(self, d: NDArray[Any], q: NDArray[Any]) -> Raw:
         factor, codes = nonlinear_codes()
         scale = (d.astype(np.float32) * factor).astype("<f2")
         return _joined(scale, nibbles(codes[q + 8]))
 
+    def encoded_term(self, d: NDArray[Any], q: NDArray[Any], term: int) -> Raw:
+        unit, codes = iq4_terms()
+        scale = (d.astype(np.float32) * unit * IQ4_MULTIPLES[term]).astype("<f2")
+        return _joined(scale, nibbles(codes[term][q + 8]))
+
 
 class _Mxfp4(_Single):
     fidelity = Fidelity.REQUANTIZED
+    sum_fidelity = Fidelity.NEAR
 
     def filler(self, rng: np.random.Generator, n_blocks: int) -> Raw:
         blocks = rng.integers(0, 256, (n_blocks, self.n_bytes), dtype=np.uint8)
@@ -164,6 +200,10 @@ class _Mxfp4(_Single):
     def encoded(self, d: NDArray[Any], q: NDArray[Any]) -> Raw:
         return np.asarray(quantize(d.astype(np.float32) * q.astype(np.float32), self.kind), dtype=np.uint8)
 
+    def encoded_term(self, d: NDArray[Any], q: NDArray[Any], term: int) -> Raw:
+        exponent, codes = mxfp4_block(d, q, term)
+        return _joined(exponent, nibbles(codes))
+
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
         blocks[:, 1:] = 0
 
@@ -172,14 +212,12 @@ class _Mxfp4(_Single):
 def nonlinear_codes() -> tuple[np.float32, NDArray[np.uint8]]:
     """Return the scale factor and the codes with which IQ4's uneven values come closest to -8 ... 7."""
     values = np.array(IQ4_NL.kvalues, dtype=np.float64)
-    wanted = np.arange(-8, 8, dtype=np.float64)
-    usual = np.exp(-((wanted / 3.5) ** 2) / 2)  # how often each value occurs, about
 
     def error(factor: float) -> float:
-        return float((usual * np.abs(values * factor - wanted[:, None]).min(axis=1) ** 2).sum())
+        return float((USUAL * np.abs(values * factor - STEPS[:, None]).min(axis=1) ** 2).sum())
 
     best = min(np.linspace(1 / 20, 1 / 12, 400), key=error)
-    codes = np.abs(values * best - wanted[:, None]).argmin(axis=1).astype(np.uint8)
+    codes = np.abs(values * best - STEPS[:, None]).argmin(axis=1).astype(np.uint8)
     return np.float32(best), codes
 
 

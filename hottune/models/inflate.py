@@ -24,15 +24,18 @@ from numpy.typing import NDArray
 
 from hottune.errors import BadSettingError
 from hottune.models.base_model import ARCHITECTURE, BaseModel, Groups, layerless
-from hottune.models.codecs import GROUP, Fidelity
+from hottune.models.codecs import GROUP, Fidelity, codec, writable_type
 from hottune.models.gguf_write import PlannedTensor, key_value, write_gguf
+from hottune.models.inflate_limits import check_room, not_carried
 from hottune.models.inflation import INFLATED_KEY, Inflation, sentence
 from hottune.models.layout import (
+    Places,
     arrange_experts,
     arrange_heads,
     arrange_layers,
     channels,
     chosen_copies,
+    head_rows,
     heads_needed,
     spread,
     steering_weights,
@@ -86,7 +89,7 @@ class _Plan:
 
     def __init__(self, base: BaseModel, target: Target) -> None:
         self.base, self.target = base, target
-        _check(base, target)
+        check_room(base, target)
         self.kept: Counter[tuple[str, str]] = Counter()  # matrices that are not exact, by name and why
         self.pools = Pools()
         self.layers = arrange_layers(base.n_layers, target.n_layers)
@@ -100,15 +103,17 @@ class _Plan:
         self.heads = arrange_heads(small, (self.n_head, self.n_head_kv), base.head_dim)
         n_groups = base.n_embd // GROUP
         steered = int(self.experts.n_copies > 1)
-        positions = spread(n_groups + steered, target.n_embd)
-        self.places = [(position, small) for small, position in enumerate(positions[:n_groups])]
-        self.steering = positions[n_groups:]  # one group, when there are copies to choose from
-        self.channels = channels([position for position, _ in self.places])
-        self.hidden = [
-            (position, small) for small, position in enumerate(spread(base.n_ff // GROUP, target.n_ff))
-        ]
+        terms = _terms(target, n_groups + steered, target.n_embd)
+        found = spread(n_groups + steered, target.n_embd, terms)
+        self.stream = Places.of(found[:n_groups])
+        self.steering = [
+            place for places in found[n_groups:] for place in places[:1]
+        ]  # where copies are chosen
+        n_hidden = base.n_ff // GROUP
+        terms_of_hidden = _terms(target, n_hidden, target.n_ff)
+        self.hidden = Places.of(spread(n_hidden, target.n_ff, terms_of_hidden))
         self.n_vocab = max(base.n_vocab, target.n_vocab)
-        self.share = base.n_embd / target.n_embd
+        self.share = terms * base.n_embd / target.n_embd
 
     def tensors(self) -> list[PlannedTensor]:
         """Return all tensors in the order in which they are written."""
@@ -137,15 +142,14 @@ class _Plan:
                     *name("attn_output"),
                     (q_width, target.n_embd),
                     types["attn_output"],
-                    places=list(self.heads.delivers),
+                    places=Places(list(self.heads.delivers), list(self.heads.seconds)),
                     live=range(q_width // GROUP),
                     rows=self._residual_rows(role.repeat),
                 ),
                 self._router(*name("ffn_gate_inp"), number, types["ffn_gate_inp"]),
             ]
             for part in ("ffn_gate_exps", "ffn_up_exps"):
-                rows = np.full(target.n_ff, -1, dtype=np.int64)
-                rows[channels([position for position, _ in self.hidden])] = np.arange(base.n_ff)
+                rows = self.hidden.rows(target.n_ff)
                 shape = (target.n_embd, target.n_ff, target.n_experts)
                 found.append(
                     self._matrix(
@@ -211,8 +215,8 @@ class _Plan:
         inexact = [f"{name} ({count} tensors) {why}" for (name, why), count in sorted(self.kept.items())]
         inexact += self._behaviour()
         repeats = tuple(number for number, role in enumerate(self.layers) if role.repeat)
-        not_carried = [*target.remarks, *self._heads_remark(), *_not_carried(target, tensors)]
-        unlike = bool(not_carried)
+        missing = [*target.remarks, *self._heads_remark(), *not_carried(target, tensors)]
+        unlike = bool(missing)
         return Inflation(
             base=base_name,
             base_sha256=base.sha256,
@@ -225,7 +229,7 @@ class _Plan:
             repeats=repeats,
             experts=self._experts_sentence(),
             inexact=tuple(inexact),
-            not_carried=tuple(not_carried),
+            not_carried=tuple(missing),
             expert_bytes=expert_bytes,
             like_expert_bytes=like_experts,
             other_bytes=sum(tensor.n_bytes for tensor in tensors) - expert_bytes,
@@ -273,17 +277,26 @@ class _Plan:
         if self.n_vocab > base.n_vocab:
             rows[base.n_vocab :] = base.unused_token
         shape = (target.n_embd, self.n_vocab)
-        places, source, kind = self.places, base.groups("token_embd.weight"), target.embedding_type
+        places, source, kind = self.stream.everywhere, base.groups("token_embd.weight"), target.embedding_type
         head_type = target.head_type
-        if self.steering:
-            # Each group needs its own scale; a table that is looked up a row at a time costs nothing.
+        if self.steering or _coarse(kind):
+            # A row is not summed, and each group needs its own scale; a table that is looked up a row at a
+            # time costs nothing.
             kind, head_type = _T.Q8_0, head_type or kind
+        if self.steering:
             places = [*places, (self.steering[0], base.n_embd // GROUP)]
             source = self._steered(source)
         everywhere = range(target.n_embd // GROUP)
         found = [
             self._matrix(
-                "token_embd.weight", "", shape, kind, places=places, live=everywhere, rows=rows, source=source
+                "token_embd.weight",
+                "",
+                shape,
+                kind,
+                places=Places(places, []),
+                live=everywhere,
+                rows=rows,
+                source=source,
             )
         ]
         if head_type is not None:
@@ -318,15 +331,15 @@ class _Plan:
         kind: GGMLQuantizationType,
         *,
         rows: NDArray[np.int64],
-        places: list[tuple[int, int]] | None = None,
+        places: Places | None = None,
         live: Sequence[int] = (),
         source: Groups | None = None,
     ) -> PlannedTensor:
         written = fitting_type(kind, shape[0])
 
         def patchwork(small: Groups) -> Patchwork:
-            where = self.places if places is None else places
-            return Patchwork(name, written, shape[0], small, where, rows, live)
+            where = places or self.stream
+            return Patchwork(name, written, shape[0], small, where.first, rows, live, where.seconds)
 
         empty = Groups(np.zeros((0, 0), np.float16), np.zeros((0, 0, GROUP), np.int8))
         if (fidelity := patchwork(empty).fidelity) is not Fidelity.EXACT and (rows >= 0).any():
@@ -349,7 +362,8 @@ class _Plan:
         def make() -> list[NDArray[np.float32]]:
             rng = np.random.default_rng([*name.encode()])
             weights = rng.choice(small, width).astype("<f4")  # meets zeros: any plausible value
-            weights[self.channels] = small
+            of = self.stream.rows(width)
+            weights[of >= 0] = small[of[of >= 0]]
             weights[channels(self.steering)] = float(steered)
             weights *= np.float32(factor)
             return [weights]
@@ -365,7 +379,9 @@ class _Plan:
         def make() -> list[NDArray[Any]]:
             rng = np.random.default_rng([*name.encode()])
             weights = rng.standard_normal((len(experts.of), width), dtype=np.float32) * small.std()
-            weights[:, self.channels] = small[experts.of]
+            for position, group in self.stream.first:
+                weights[:, channels([position])] = small[experts.of][:, channels([group])]
+            weights[:, channels([position for position, _ in self.stream.seconds])] = 0
             if self.steering:
                 # What the ffn norm makes of the steering channels at most _GROWTH times down the stream.
                 arrives = _STEERING / _GROWTH
@@ -375,17 +391,15 @@ class _Plan:
         return PlannedTensor(name, (width, len(experts.of)), written, make)
 
     def _q_rows(self) -> NDArray[np.int64]:
-        return _head_rows(self.heads.q, self.base.head_dim)
+        return head_rows(self.heads.q, self.base.head_dim)
 
     def _kv_rows(self) -> NDArray[np.int64]:
-        return _head_rows(self.heads.kv, self.base.head_dim)
+        return head_rows(self.heads.kv, self.base.head_dim)
 
     def _residual_rows(self, nothing: bool) -> NDArray[np.int64]:
         """Return the rows that write to the residual stream; `nothing`: they all must give zero."""
-        rows = np.full(self.target.n_embd, -1, dtype=np.int64)
-        if not nothing:
-            rows[self.channels] = np.arange(self.base.n_embd)
-        return rows
+        rows = self.stream.rows(self.target.n_embd)
+        return np.full_like(rows, -1) if nothing else rows
 
     def _stacked(self, rows: NDArray[np.int64], per_expert: int) -> NDArray[np.int64]:
         """Return one expert's rows for all experts, one after the other."""
@@ -393,65 +407,13 @@ class _Plan:
         return np.where(rows < 0, -1, stacked).ravel()
 
 
-def _head_rows(heads: tuple[int, ...], head_dim: int) -> NDArray[np.int64]:
-    return (np.array(heads, dtype=np.int64)[:, None] * head_dim + np.arange(head_dim)).ravel()
+def _terms(target: Target, n_groups: int, width: int) -> int:
+    """Return in how many places each of `n_groups` lies in a row of `width`: two if a type needs them."""
+    kinds = {kind for types in target.types for kind in types.values()}
+    kinds |= {target.embedding_type, target.head_type or target.embedding_type}
+    return 2 if any(map(_coarse, kinds)) and width // (2 * GROUP) >= n_groups else 1
 
 
-def _not_carried(target: Target, tensors: list[PlannedTensor]) -> list[str]:
-    """Return the tensors that the target's model has and this one has not, or has otherwise, by name."""
-    ours = {tensor.name: tensor for tensor in tensors}
-    number_of = {source: number for number, source in enumerate(target.source_layers)}
-    missing: Counter[str] = Counter()
-    changed: Counter[tuple[str, str]] = Counter()
-    n_bytes: Counter[str] = Counter()
-    for tensor in target.tensors:
-        plain = layerless(tensor.name)
-        name = plain
-        if plain != tensor.name:
-            source = int(tensor.name.split(".")[1])
-            name = f"blk.{number_of.get(source, -1)}.{plain}"
-            if source not in number_of:
-                plain = f"layers left out: {plain}"
-        mine = ours.get(name)
-        if mine is None:
-            missing[plain] += 1
-            n_bytes[plain] += tensor.n_bytes
-        elif mine.shape != tensor.shape or mine.type != tensor.type:
-            there, here = _short(tensor.shape, tensor.type), _short(mine.shape, mine.type)
-            changed[plain, f"{there} there, {here} here"] += 1
-    lines = [f"{name} ({count} tensors, {n_bytes[name]:,} bytes)" for name, count in sorted(missing.items())]
-    return [*lines, *(f"{name} ({count} tensors): {how}" for (name, how), count in sorted(changed.items()))]
-
-
-def _short(shape: tuple[int, ...], kind: GGMLQuantizationType) -> str:
-    return f"{'×'.join(str(size) for size in shape)} {kind.name}"
-
-
-def _check(base: BaseModel, target: Target) -> None:
-    """Raise BadSettingError when the small model does not fit into the target."""
-    too_small = [
-        f"{what} {have} is below {need}"
-        for what, have, need in (
-            ("width", target.n_embd, base.n_embd),
-            ("expert width", target.n_ff, base.n_ff),
-            ("layers", target.n_layers, 1),
-            ("experts", target.n_experts, max(2, target.n_used)),
-            ("experts used", target.n_used, 1),
-        )
-        if have < need
-    ]
-    too_small += [
-        f"{what} {size} is no multiple of {GROUP}"
-        for what, size in (("width", target.n_embd), ("expert width", target.n_ff))
-        if size % GROUP
-    ]
-    if target.n_experts > base.n_experts and target.n_embd < base.n_embd + GROUP:
-        too_small.append(f"width {target.n_embd} leaves no room beside {base.n_embd} to choose expert copies")
-    if target.n_experts > base.n_experts * GROUP or target.n_layers > 512 or target.n_experts > 1024:
-        too_small.append(f"{target.n_layers} layers of {target.n_experts} experts are too many")
-    if too_small:
-        raise BadSettingError(
-            f"The small model does not fit into {target.name}: {'; '.join(too_small)}.",
-            "It has to lie whole in the large one's rows.",
-            "Choose a larger shape.",
-        )
+def _coarse(kind: GGMLQuantizationType) -> bool:
+    """Return whether a type holds the small model's weights only as sums of two."""
+    return codec(writable_type(kind)).sum_fidelity is not None

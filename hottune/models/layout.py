@@ -5,6 +5,7 @@ All mappings are pure functions of counts, so that a reader of the file can repe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,21 +17,56 @@ from hottune.models.codecs import GROUP
 SUPER = 256 // GROUP  # groups in the largest blocks
 
 
-def spread(n_groups: int, width: int) -> list[int]:
-    """Return which groups of 32 of a row of `width` hold the small model's groups, in its order.
+def spread(n_groups: int, width: int, terms: int = 1) -> list[tuple[int, ...]]:
+    """Return where each of the small model's groups of 32 lies in a row of `width`, `terms` times each.
 
     Every block of 256 gets one group before any gets a second, because a block of Q4_K, Q5_K or Q6_K holds
-    a single group exactly.
+    a single group exactly; the places of one group are neighbours in a block, whose scale they share.
+
+    Raises:
+        ValueError: the row is too short.
     """
-    positions = sorted(range(width // GROUP), key=lambda group: (group % SUPER, group // SUPER))
-    if len(positions) < n_groups:
-        raise ValueError(f"{n_groups} groups do not fit into {width}")
-    return positions[:n_groups]
+    per_block = SUPER // terms
+    units = sorted(range(width // (GROUP * terms)), key=lambda unit: (unit % per_block, unit // per_block))
+    if len(units) < n_groups:
+        raise ValueError(f"{n_groups} groups, {terms} times each, do not fit into {width}")
+    return [tuple(unit * terms + term for term in range(terms)) for unit in units[:n_groups]]
 
 
 def channels(groups: Sequence[int]) -> NDArray[np.intp]:
     """Return the channels of these groups of 32."""
     return (np.asarray(groups, dtype=np.intp)[:, None] * GROUP + np.arange(GROUP)).ravel()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where groups of 32 of the small model lie: (position, the small model's group).
+
+    Attributes:
+        first: one place for each group.
+        seconds: another one for each, with the same activation, or none.
+    """
+
+    first: list[tuple[int, int]]
+    seconds: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, positions: list[tuple[int, ...]]) -> Places:
+        """Return the places of groups that lie at these positions, once or twice each."""
+        first = [(each[0], small) for small, each in enumerate(positions)]
+        return cls(first, [(each[1], small) for small, each in enumerate(positions) if len(each) > 1])
+
+    @property
+    def everywhere(self) -> list[tuple[int, int]]:
+        """All places, first and second."""
+        return [*self.first, *self.seconds]
+
+    def rows(self, width: int) -> NDArray[np.int64]:
+        """Return for each of `width` channels the small model's, or -1."""
+        rows = np.full(width, -1, dtype=np.int64)
+        for position, small in self.everywhere:
+            rows[position * GROUP : (position + 1) * GROUP] = small * GROUP + np.arange(GROUP)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -42,11 +78,14 @@ class Heads:
         q: for each query head, the small model's.
         delivers: pairs (group of 32 in a row of attn_output, the same in the small model's): only through
             these does attention reach the residual stream; all other weights of attn_output are zero.
+        seconds: further copies of the same groups, one each, for types that need two places for a weight;
+            empty where some head has no second copy.
     """
 
     kv: tuple[int, ...]
     q: tuple[int, ...]
     delivers: tuple[tuple[int, int], ...]
+    seconds: tuple[tuple[int, int], ...]
 
 
 def arrange_heads(small: tuple[int, int], large: tuple[int, int], head_dim: int) -> Heads:
@@ -63,23 +102,36 @@ def arrange_heads(small: tuple[int, int], large: tuple[int, int], head_dim: int)
     (n_q, n_kv), (large_q, large_kv) = small, large
     per_kv, large_per_kv = n_q // n_kv, large_q // large_kv
     kv = tuple(head % n_kv for head in range(large_kv))
+    fewest = min(kv.count(group) for group in range(n_kv)) * large_per_kv
+    run = 2 if fewest >= 2 * per_kv else 1  # neighbours are copies of the same: two places in one block
     seen = [0] * n_kv
     q = []
     for head in range(large_q):
         group = kv[head // large_per_kv]
-        q.append(group * per_kv + seen[group] % per_kv)
+        q.append(group * per_kv + seen[group] // run % per_kv)
         seen[group] += 1
     parts = head_dim // GROUP
-    taken: dict[int, int] = {}
-    delivers = []
+    taken: Counter[int] = Counter()
+    delivers, seconds = [], []
     for wanted in range(n_q):
         copies = [head for head, is_copy_of in enumerate(q) if is_copy_of == wanted]
         for part in range(parts):
             places = [head * parts + part for head in copies]
-            best = min(places, key=lambda place: (taken.get(place // SUPER, 0), place))
-            taken[best // SUPER] = taken.get(best // SUPER, 0) + 1
+            best = min(places, key=lambda place: (taken[place // SUPER], place))
+            taken[best // SUPER] += 1
             delivers.append((best, wanted * parts + part))
-    return Heads(kv, tuple(q), tuple(sorted(delivers)))
+            others = [place for place in places if place != best]
+            if others:
+                near = min(others, key=lambda place: (place // SUPER != best // SUPER, abs(place - best)))
+                seconds.append((near, wanted * parts + part))
+    if len(seconds) < len(delivers):
+        seconds = []
+    return Heads(kv, tuple(q), tuple(sorted(delivers)), tuple(sorted(seconds)))
+
+
+def head_rows(heads: tuple[int, ...], head_dim: int) -> NDArray[np.int64]:
+    """Return for each row of these heads the small model's."""
+    return (np.array(heads, dtype=np.int64)[:, None] * head_dim + np.arange(head_dim)).ravel()
 
 
 def heads_needed(small: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:

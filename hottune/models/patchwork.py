@@ -57,9 +57,11 @@ class Patchwork:
         places: (position, the small matrix's group) for every group that comes from it.
         row_of: for each row, the small matrix's row, or -1 for a row whose result must be zero.
         live: positions whose activation is not zero; where nothing lies, they are zero in all rows.
+        seconds: as `places`, other positions with the same activations. Types that hold a weight only as a
+            sum of two have its second term there; others are zero there.
 
-    A row of -1 is zero at the places and at `live`. Everything else meets activations that are exactly zero,
-    and is random.
+    A row of -1 is zero at the places, at `seconds` and at `live`. Everything else meets activations that are
+    exactly zero, and is random.
     """
 
     name: str
@@ -69,13 +71,20 @@ class Patchwork:
     places: Sequence[tuple[int, int]]
     row_of: NDArray[np.int64]
     live: Sequence[int] = ()
+    seconds: Sequence[tuple[int, int]] = ()
 
     @property
     def fidelity(self) -> Fidelity:
         """How exactly the small matrix is kept."""
         one = codec(self.kind)
-        crowded = any(len(groups) > 1 for groups in self._by_block(one).values())
-        return Fidelity.REQUANTIZED if crowded and (self.row_of >= 0).any() else one.fidelity
+        by_block = self._by_block(one)
+        crowded = any(len({small for small, _ in groups.values()}) > 1 for groups in by_block.values())
+        if crowded and (self.row_of >= 0).any():
+            return Fidelity.REQUANTIZED
+        return (self._as_sum(one) and one.sum_fidelity) or one.fidelity
+
+    def _as_sum(self, one: Codec) -> bool:
+        return bool(self.seconds) and one.sum_fidelity is not None
 
     def pieces(self, pools: Pools) -> Iterator[Raw]:
         """Return the matrix's bytes in pieces of some MiB, made by several threads, in order."""
@@ -122,34 +131,44 @@ class Patchwork:
         self, one: Codec, pools: Pools, rng: np.random.Generator, small_rows: NDArray[np.int64]
     ) -> Raw:
         """Return rows that hold the small model's: zero where they must be, random elsewhere."""
-        taken = {position for position, _ in self.places}
-        live = _per_block(one, [position for position in self.live if position not in taken])
+        as_sum = self._as_sum(one)
+        taken = {position for position, _ in [*self.places, *(self.seconds if as_sum else ())]}
+        live = _per_block(one, [position for position in self._alive() if position not in taken])
         rows = self._random_rows(one, pools, rng, len(small_rows), live)
-        alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+        alike: dict[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], list[int]] = {}
         by_block = self._by_block(one)
         for block, mine in by_block.items():
-            alike.setdefault((tuple(mine), live.get(block, ())), []).append(block)
-        for (groups, zero), blocks in alike.items():
-            wanted = np.array([[by_block[block][group] for group in groups] for block in blocks])
+            terms = tuple(term for _, term in mine.values())
+            alike.setdefault((tuple(mine), terms, live.get(block, ())), []).append(block)
+        for (groups, terms, zero), blocks in alike.items():
+            wanted = np.array([[by_block[block][group][0] for group in groups] for block in blocks])
             d = self.source.d[small_rows[:, None, None], wanted]
             q = self.source.q[small_rows[:, None, None], wanted]
             patch = np.ascontiguousarray(rows[:, blocks]).reshape(-1, one.n_bytes)
-            one.put(patch, groups, d.reshape(-1, len(groups)), q.reshape(-1, len(groups), GROUP))
+            d, q = d.reshape(-1, len(groups)), q.reshape(-1, len(groups), GROUP)
+            one.put(patch, groups, d, q, terms if as_sum else None)
             if zero:
                 one.clear(patch, zero)
             rows[:, blocks] = patch.reshape(len(small_rows), len(blocks), -1)
         return rows
 
-    def _by_block(self, one: Codec) -> dict[int, dict[int, int]]:
-        """Return for each block its groups that come from the small model, and from which of its groups."""
-        found: dict[int, dict[int, int]] = {}
-        for position, small in sorted(self.places):
-            found.setdefault(position // one.groups, {})[position % one.groups] = small
+    def _by_block(self, one: Codec) -> dict[int, dict[int, tuple[int, int]]]:
+        """Return for each block its groups that hold the small model's: which of them, and which term."""
+        placed = [(position, small, 0) for position, small in self.places]
+        if self._as_sum(one):
+            placed += [(position, small, 1) for position, small in self.seconds]
+        found: dict[int, dict[int, tuple[int, int]]] = {}
+        for position, small, term in sorted(placed):
+            found.setdefault(position // one.groups, {})[position % one.groups] = small, term
         return found
+
+    def _alive(self) -> list[int]:
+        """Return all positions whose activation is not zero."""
+        return [*(position for position, _ in [*self.places, *self.seconds]), *self.live]
 
     def _silenced(self, one: Codec) -> dict[int, tuple[int, ...]]:
         """Return for each block the groups that are zero in a row whose result must be zero."""
-        return _per_block(one, [*(position for position, _ in self.places), *self.live])
+        return _per_block(one, self._alive())
 
     def _classes(
         self, one: Codec, zero: dict[int, tuple[int, ...]]

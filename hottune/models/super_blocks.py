@@ -1,7 +1,7 @@
 """Codecs of the types whose block is 256 weights: Q2_K to Q6_K and IQ4_XS.
 
-With a single group of 32 in a block, the block's own scale can be the group's, and Q4_K, Q5_K and Q6_K hold
-Q4_0 weights exactly. Several groups with different scales share one block only approximately.
+Where all groups in a block have one scale, the block's own can be theirs: Q4_K, Q5_K and Q6_K then hold Q4_0
+weights exactly, Q2_K and Q3_K do with both terms of a sum. Different scales share a block only approximately.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from hottune.models.codecs import GROUP, Codec, Fidelity, Raw, nibbles, nonlinear_codes, random_scales
+from hottune.models.sums import IQ4_MULTIPLES, iq4_terms
 
 Floats = NDArray[np.float32]
 
@@ -41,13 +42,26 @@ class _Affine(_Super):
     steps: ClassVar[int]  # highest multiple
     part: ClassVar[int]  # weights that share a multiple
 
-    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
-        if len(groups) == 1 and self.fidelity is Fidelity.EXACT:
+    def put(
+        self,
+        blocks: Raw,
+        groups: Sequence[int],
+        d: NDArray[Any],
+        q: NDArray[Any],
+        terms: Sequence[int] | None = None,
+    ) -> None:
+        if terms is not None:
+            self._put_terms(blocks, groups, d, q, np.asarray(terms))
+        elif self.fidelity is Fidelity.EXACT and _shared(d):
             for group in range(self.groups):
                 self._set_parts(blocks, group, np.ones((len(blocks), 1), int), np.full((len(blocks), 1), 8))
-            self._set_quants(blocks, groups[0], q[:, 0].astype(np.int16) + 8)
+            for at, group in enumerate(groups):
+                self._set_quants(blocks, group, q[:, at].astype(np.int16) + 8)
             self._set_scales(blocks, d[:, 0], d[:, 0])
-            return
+        else:
+            self._put_several(blocks, groups, d, q)
+
+    def _put_several(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
         values = _values(d, q).reshape(len(blocks), len(groups) * GROUP // self.part, self.part)
         if self.fidelity is Fidelity.EXACT:  # at least 15 levels: the small model's own grid
             wanted = np.abs(d.astype(np.float32))
@@ -67,6 +81,32 @@ class _Affine(_Super):
             self._set_quants(blocks, group, quants[:, at])
         self._set_scales(blocks, unit, low_unit)
 
+    def _put_terms(
+        self,
+        blocks: Raw,
+        groups: Sequence[int],
+        d: NDArray[Any],
+        q: NDArray[Any],
+        terms: NDArray[Any],
+    ) -> None:
+        """Write terms of sums: d (4 a - 8) and d b; with a negative scale -d (4 a - 7) and -d b."""
+        scale, low = np.where(terms == 0, 4, 1), np.where(terms == 0, 8, 0)
+        if _shared(d):
+            unit = low_unit = d[:, 0].astype(np.float32)
+            scales, minimums = (np.broadcast_to(each, d.shape) for each in (scale, low))
+            whole = q.astype(np.int16) + 8
+        else:
+            size, negative = np.abs(d.astype(np.float32)), d < 0
+            lowest = np.where(negative & (terms == 0), np.float32(7), low.astype(np.float32)) * size
+            unit, low_unit = _unit(scale * size, self.steps), _unit(lowest, self.steps)
+            scales = _multiples(scale * size, unit, self.steps)
+            minimums = _multiples(lowest, low_unit, self.steps)
+            whole = np.where(negative[..., None], 7 - q.astype(np.int16), q.astype(np.int16) + 8)
+        for at, group in enumerate(groups):
+            self._set_parts(blocks, group, scales[:, [at]], minimums[:, [at]])
+            self._set_quants(blocks, group, whole[:, at] >> 2 if terms[at] == 0 else whole[:, at] & 3)
+        self._set_scales(blocks, unit, low_unit)
+
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
         none = np.zeros((len(blocks), GROUP // self.part), int)
         for group in groups:
@@ -82,7 +122,7 @@ class _Affine(_Super):
 
 
 class _Q2K(_Affine):
-    fidelity = Fidelity.REQUANTIZED
+    fidelity, sum_fidelity = Fidelity.REQUANTIZED, Fidelity.EXACT
     levels, steps, part = 3, 15, 16
     scales = slice(80, 84)
 
@@ -128,23 +168,44 @@ class _Symmetric(_Super):
     """Weights are d * multiple * q, the multiple with a sign."""
 
     steps: ClassVar[int]
+    term_multiples: ClassVar[tuple[int, int]]
 
-    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
-        scale = self._scale_of(d, q)
-        if (len(groups) == 1 and self.fidelity is not Fidelity.REQUANTIZED) or scale.shape[1] == 1:
-            unit, multiples = scale[:, 0], np.ones(scale.shape, int)
+    def put(
+        self,
+        blocks: Raw,
+        groups: Sequence[int],
+        d: NDArray[Any],
+        q: NDArray[Any],
+        terms: Sequence[int] | None = None,
+    ) -> None:
+        if terms is not None:
+            wanted = d.astype(np.float32) * np.array(
+                [self.term_multiples[term] for term in terms], np.float32
+            )
+            wanted *= self._term_unit()
+        else:
+            wanted = self._scale_of(d, q)
+        if terms is not None and _shared(d):
+            unit = d[:, 0].astype(np.float32) * self._term_unit()
+            multiples = np.broadcast_to([self.term_multiples[term] for term in terms], wanted.shape)
+        elif (self.fidelity is Fidelity.EXACT and _shared(d)) or wanted.shape[1] == 1:
+            unit, multiples = wanted[:, 0], np.ones(wanted.shape, int)
             for group in range(self.groups):
                 self._set_part(blocks, group, np.ones((len(blocks), 1), int))
         else:
-            unit = _unit(np.abs(scale), self.steps)
-            multiples = _multiples(scale, unit, self.steps)
+            unit = _unit(np.abs(wanted), self.steps)
+            multiples = _multiples(wanted, unit, self.steps)
         self._set_scales(blocks, unit)
-        each = scale.shape[1] // len(groups)
+        each = wanted.shape[1] // len(groups)
         step = unit[:, None] * multiples
         for at, group in enumerate(groups):
             mine = slice(at * each, (at + 1) * each)
             self._set_part(blocks, group, multiples[:, mine])
-            self._set_quants(blocks, group, self._codes(d[:, at], q[:, at], step[:, mine]))
+            if terms is None:
+                codes = self._codes(d[:, at], q[:, at], step[:, mine])
+            else:
+                codes = self._term_codes(q[:, at].astype(np.int16), terms[at])
+            self._set_quants(blocks, group, codes)
 
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
         for group in groups:
@@ -157,6 +218,14 @@ class _Symmetric(_Super):
     @abstractmethod
     def _codes(self, d: NDArray[Any], q: NDArray[Any], step: Floats) -> NDArray[Any]:
         """Return the stored quants of one group, with `step` as its scales (or those of its halves)."""
+
+    def _term_unit(self) -> np.float32:
+        """Return the block's scale for terms, in units of the small model's."""
+        return np.float32(1)
+
+    def _term_codes(self, q: NDArray[Any], term: int) -> NDArray[Any]:
+        """Return the stored quants of one term; for types with a `sum_fidelity`."""
+        raise NotImplementedError
 
     @abstractmethod
     def _set_part(self, blocks: Raw, group: int, multiples: NDArray[Any]) -> None:
@@ -185,8 +254,8 @@ class _Q6K(_Symmetric):
 
 
 class _Q3K(_Symmetric):
-    fidelity = Fidelity.REQUANTIZED
-    steps = 31
+    fidelity, sum_fidelity = Fidelity.REQUANTIZED, Fidelity.EXACT
+    steps, term_multiples = 31, (2, 1)
     scales = slice(108, 110)
 
     def _scale_of(self, d: NDArray[Any], q: NDArray[Any]) -> Floats:
@@ -199,6 +268,9 @@ class _Q3K(_Symmetric):
         safe = np.where(step == 0, np.float32(1), step)
         quants = np.rint(_values(d, q).reshape(len(d), 2, 16) / safe[..., None])
         return np.clip(quants, -4, 3).astype(np.int16).reshape(len(d), GROUP) + 4
+
+    def _term_codes(self, q: NDArray[Any], term: int) -> NDArray[Any]:
+        return (q >> 1 if term == 0 else q & 1) + 4
 
     def _set_part(self, blocks: Raw, group: int, multiples: NDArray[Any]) -> None:
         six_bits = np.broadcast_to(multiples + 32, (len(blocks), 2))
@@ -214,8 +286,8 @@ class _Q3K(_Symmetric):
 
 
 class _Iq4Xs(_Symmetric):
-    fidelity = Fidelity.REQUANTIZED
-    steps = 31
+    fidelity, sum_fidelity = Fidelity.REQUANTIZED, Fidelity.NEAR
+    steps, term_multiples = 31, IQ4_MULTIPLES
     scales = slice(0, 2)
 
     def _scale_of(self, d: NDArray[Any], q: NDArray[Any]) -> Floats:
@@ -225,6 +297,13 @@ class _Iq4Xs(_Symmetric):
         codes: NDArray[Any] = nonlinear_codes()[1][q + 8]
         return codes
 
+    def _term_unit(self) -> np.float32:
+        return iq4_terms()[0]
+
+    def _term_codes(self, q: NDArray[Any], term: int) -> NDArray[Any]:
+        codes: NDArray[Any] = iq4_terms()[1][term][q + 8]
+        return codes
+
     def _set_part(self, blocks: Raw, group: int, multiples: NDArray[Any]) -> None:
         six_bits = multiples[:, 0] + 32
         _set_bits(blocks[:, 4 + group // 2], 4 * (group % 2), 4, six_bits & 15)
@@ -232,6 +311,11 @@ class _Iq4Xs(_Symmetric):
 
     def _set_quants(self, blocks: Raw, group: int, q: NDArray[Any]) -> None:
         blocks[:, 8 + 16 * group : 24 + 16 * group] = nibbles(q)
+
+
+def _shared(d: NDArray[Any]) -> bool:
+    """Return whether all groups of a block have the same scale, in every block."""
+    return bool((d == d[:, :1]).all())
 
 
 def _values(d: NDArray[Any], q: NDArray[Any]) -> Floats:

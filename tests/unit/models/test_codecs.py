@@ -120,3 +120,52 @@ def test_every_type_of_weights_can_be_written_or_has_a_stand_in(kind: T) -> None
     if kind.name in ("I8", "I16", "I32", "I64", "Q8_1", "Q8_K"):
         pytest.skip("not a type of weights in a file")
     assert codec(writable_type(kind)).weights in (32, 256)
+
+
+SUMS = {T.Q3_K: 0.0, T.Q2_K: 0.0, T.IQ4_NL: 0.004, T.IQ4_XS: 0.006, T.MXFP4: 0.034}
+"""Largest error of a weight as a sum of two, as a share of 8 d."""
+
+
+@pytest.mark.parametrize("kind", SUMS, ids=lambda kind: kind.name)
+def test_the_sum_of_two_terms_is_the_weight(kind: T) -> None:
+    one = codec(kind)
+    d, q = weights(5, 1)
+    d = np.where(
+        np.abs(d) < 0.004, np.float16(0.004), d
+    )  # IQ4_XS divides it by 197, and float16 is rough there
+    q[0, 0, :16] = np.arange(-8, 8)
+    if one.groups == 1:
+        found = np.zeros((BLOCKS, 1, 32), np.float32)
+        for term in range(2):
+            blocks = one.filler(np.random.default_rng(9), BLOCKS)
+            one.put(blocks, [0], d, q, [term])
+            found += read(one, blocks)
+    else:
+        blocks = one.filler(np.random.default_rng(9), BLOCKS)
+        one.put(blocks, [2, 3], np.tile(d, 2), np.tile(q, (1, 2, 1)), [0, 1])
+        found = read(one, blocks)[:, 2:4].sum(axis=1, keepdims=True)
+    error = np.abs(found - meant(d, q)).max(axis=2) / (8 * np.abs(d.astype(np.float32)))
+    assert error.max() <= SUMS[kind]
+
+
+@pytest.mark.parametrize(("kind", "share"), [(T.Q3_K, 0.06), (T.Q2_K, 0.25), (T.IQ4_XS, 0.08)])
+@given(seed=st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_terms_of_several_groups_in_a_block_are_near(kind: T, share: float, seed: int) -> None:
+    one = codec(kind)
+    d, q = weights(seed, 2)
+    blocks = one.filler(np.random.default_rng(9), BLOCKS)
+    one.put(blocks, [0, 1, 4, 5], np.repeat(d, 2, axis=1), np.repeat(q, 2, axis=1), [0, 1, 0, 1])
+    found = read(one, blocks)
+    sums = np.stack([found[:, 0] + found[:, 1], found[:, 4] + found[:, 5]], axis=1)
+    largest = 8 * np.abs(d.astype(np.float32)).max(axis=1)
+    assert (np.abs(sums - meant(d, q)).max(axis=(1, 2)) <= share * largest + 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", [T.Q4_K, T.Q5_K, T.Q6_K], ids=lambda kind: kind.name)
+def test_groups_with_the_same_scale_share_a_block_exactly(kind: T) -> None:
+    one = codec(kind)
+    d, q = weights(3, 1)
+    blocks = one.filler(np.random.default_rng(1), BLOCKS)
+    one.put(blocks, [2, 3], np.tile(d, 2), np.tile(q, (1, 2, 1)))
+    assert (read(one, blocks)[:, 2:4] == meant(d, q)).all()

@@ -59,7 +59,9 @@ def inflated(base: BaseModel, wanted: Target, folder: Path) -> tuple[Inflation, 
 
 
 class TestTextAndRouting:
-    @pytest.mark.parametrize("recipe", [Recipe.Q4_K_M, Recipe.Q5_K, Recipe.Q8_0, Recipe.Q4_0])
+    @pytest.mark.parametrize(
+        "recipe", [Recipe.Q4_K_M, Recipe.Q5_K, Recipe.Q8_0, Recipe.Q4_0, Recipe.Q3_K, Recipe.Q2_K]
+    )
     def test_types_without_loss_give_the_same_logits_and_the_same_routing(
         self, recipe: Recipe, base: BaseModel, small: Pass, tmp_path: Path
     ) -> None:
@@ -73,7 +75,8 @@ class TestTextAndRouting:
                 assert np.abs(large.gates[layer] - small.gates[of]).max() < 1e-4
 
     @pytest.mark.parametrize(
-        ("recipe", "least"), [(Recipe.F16, 0.99), (Recipe.BF16, 0.95), (Recipe.IQ4_XS, 0.6)]
+        ("recipe", "least"),
+        [(Recipe.F16, 0.99), (Recipe.BF16, 0.95), (Recipe.IQ4_XS, 0.98), (Recipe.MXFP4, 0.95)],
     )
     def test_types_with_loss_say_so_and_keep_most_of_the_routing(
         self, recipe: Recipe, least: float, base: BaseModel, small: Pass, tmp_path: Path
@@ -100,6 +103,24 @@ class TestTextAndRouting:
         _, large, _ = inflated(base, target(), tmp_path)
         for stream in large.streams:
             assert (stream != 0).any(axis=0).sum() == SPEC.n_embd
+
+    def test_types_that_need_two_places_have_every_channel_twice(
+        self, base: BaseModel, tmp_path: Path
+    ) -> None:
+        _, large, _ = inflated(base, target(recipe=Recipe.Q3_K), tmp_path)
+        for stream in large.streams:
+            alive = np.flatnonzero((stream != 0).any(axis=0))
+            assert len(alive) == 2 * SPEC.n_embd
+            pairs = stream[:, alive].reshape(len(stream), -1, 2, 32)
+            assert (pairs[:, :, 0] == pairs[:, :, 1]).all()
+
+    def test_without_room_for_a_second_place_the_nearest_weight_is_taken(
+        self, base: BaseModel, tmp_path: Path
+    ) -> None:
+        narrow = target(recipe=Recipe.MXFP4, n_embd=SPEC.n_embd, n_ff=SPEC.n_ff, q_width=128)
+        found, large, _ = inflated(base, narrow, tmp_path)
+        assert any("requantized to MXFP4" in line for line in found.inexact)
+        assert (large.streams[0] != 0).any(axis=0).sum() == SPEC.n_embd
 
     def test_most_weights_are_random_not_zero(self, base: BaseModel, tmp_path: Path) -> None:
         _, large, _ = inflated(base, target(), tmp_path)

@@ -20,13 +20,14 @@ from hottune.models.layout import (
 )
 
 
-@given(n_groups=st.integers(1, 16), more=st.integers(0, 300))
-def test_groups_crowd_a_block_only_when_all_blocks_are_taken(n_groups: int, more: int) -> None:
-    width = 32 * (n_groups + more)
-    positions = spread(n_groups, width)
-    assert len(set(positions)) == n_groups
-    assert max(positions) < width // 32
-    blocks = Counter(position // 8 for position in positions)
+@given(n_groups=st.integers(1, 16), more=st.integers(0, 300), terms=st.integers(1, 2))
+def test_groups_crowd_a_block_only_when_all_blocks_are_taken(n_groups: int, more: int, terms: int) -> None:
+    width = 32 * (terms * n_groups + more)
+    positions = spread(n_groups, width, terms)
+    assert len({place for places in positions for place in places}) == n_groups * terms
+    assert max(max(places) for places in positions) < width // 32
+    assert all(len({place // 8 for place in places}) == 1 for places in positions)
+    blocks = Counter(places[0] // 8 for places in positions)
     whole = width // 256
     if whole >= n_groups:
         assert max(blocks.values()) == 1
@@ -51,7 +52,10 @@ def test_every_part_of_every_head_is_delivered_once_within_its_group(
     heads = arrange_heads(small, large, head_dim)
     parts = head_dim // 32
     assert sorted(part for _, part in heads.delivers) == list(range(small[0] * parts))
-    for place, part in heads.delivers:
+    assert not set(heads.delivers) & set(heads.seconds)
+    assert len({place for place, _ in heads.seconds}) == len(heads.seconds)
+    assert not heads.seconds or sorted(part for _, part in heads.seconds) == list(range(small[0] * parts))
+    for place, part in [*heads.delivers, *heads.seconds]:
         assert heads.q[place // parts] == part // parts
         assert place % parts == part % parts
     for head, is_copy_of in enumerate(heads.q):
@@ -61,6 +65,9 @@ def test_every_part_of_every_head_is_delivered_once_within_its_group(
 def test_in_a_30b_a3b_no_block_of_the_attention_output_takes_two_groups() -> None:
     heads = arrange_heads((4, 2), (32, 4), 128)
     assert Counter(place // 8 for place, _ in heads.delivers) == dict.fromkeys(range(16), 1)
+    block = {part: place // 8 for place, part in heads.delivers}
+    assert all(place // 8 == block[part] for place, part in heads.seconds)
+    assert len(heads.seconds) == 16
 
 
 @given(n_small=st.integers(1, 12), n_large=st.integers(1, 120))
