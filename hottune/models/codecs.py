@@ -26,6 +26,7 @@ GROUP = 32  # weights that share a scale in the small model
 _FILLER_SCALE = 0.01  # of random blocks; they meet activations of zero, so that only "small" matters
 
 Raw = NDArray[np.uint8]
+Terms = Sequence[tuple[int, int]]
 
 
 class Fidelity(StrEnum):
@@ -64,14 +65,7 @@ class Codec(ABC):
         """Return random, finite blocks, one a row."""
 
     @abstractmethod
-    def put(
-        self,
-        blocks: Raw,
-        groups: Sequence[int],
-        d: NDArray[Any],
-        q: NDArray[Any],
-        terms: Sequence[int] | None = None,
-    ) -> None:
+    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
         """Write weights into `groups` of every block; the block's other groups keep random weights.
 
         Args:
@@ -79,8 +73,18 @@ class Codec(ABC):
             groups: which groups of 32 of the block, from 0.
             d: scales, blocks x groups, float16.
             q: whole numbers from -8 to 7, blocks x groups x 32.
-            terms: for each group, which of two terms of the weights it gets, 0 or 1; None: the weights.
         """
+
+    def put_terms(self, blocks: Raw, places: Terms, d: NDArray[Any], q: NDArray[Any]) -> None:
+        """Write terms of weights as `put` writes weights; for types with a `sum_fidelity`.
+
+        Args:
+            blocks: as for `put`.
+            places: pairs (group of 32 of the block, which of the two terms it gets).
+            d: scales of the weights, blocks x places, float16.
+            q: whole numbers of the weights, blocks x places x 32.
+        """
+        raise NotImplementedError(self.kind.name)
 
     @abstractmethod
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
@@ -98,16 +102,8 @@ class _Single(Codec):
         blocks[:, self.zeroed] = random_scales(rng, n_blocks, scales)
         return blocks
 
-    def put(
-        self,
-        blocks: Raw,
-        groups: Sequence[int],
-        d: NDArray[Any],
-        q: NDArray[Any],
-        terms: Sequence[int] | None = None,
-    ) -> None:
-        d, q = d.reshape(-1, 1).astype("<f2"), q.reshape(-1, GROUP).astype(np.int16)
-        blocks[:] = self.encoded(d, q) if terms is None else self.encoded_term(d, q, terms[0])
+    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
+        blocks[:] = self.encoded(d.reshape(-1, 1).astype("<f2"), q.reshape(-1, GROUP).astype(np.int16))
 
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
         blocks[:, self.zeroed] = 0
@@ -115,10 +111,6 @@ class _Single(Codec):
     @abstractmethod
     def encoded(self, d: NDArray[Any], q: NDArray[Any]) -> Raw:
         """Return whole blocks; `d` is blocks x 1, `q` blocks x 32."""
-
-    def encoded_term(self, d: NDArray[Any], q: NDArray[Any], term: int) -> Raw:
-        """Return blocks with one of two terms; for types with a `sum_fidelity`."""
-        raise NotImplementedError
 
 
 class _Q40(_Single):
@@ -173,10 +165,22 @@ class _Float(_Single):
         return values.astype("<f4" if self.kind is GGMLQuantizationType.F32 else "<f2").view(np.uint8)
 
 
-class _Iq4Nl(_Single):
+class _Summed(_Single):
+    """A type that holds a weight in two blocks."""
+
     fidelity = Fidelity.REQUANTIZED
     sum_fidelity = Fidelity.NEAR
 
+    def put_terms(self, blocks: Raw, places: Terms, d: NDArray[Any], q: NDArray[Any]) -> None:
+        ((_, term),) = places
+        blocks[:] = self.encoded_term(d, q.reshape(-1, GROUP).astype(np.int16), term)
+
+    @abstractmethod
+    def encoded_term(self, d: NDArray[Any], q: NDArray[Any], term: int) -> Raw:
+        """Return whole blocks with one of two terms; `d` is blocks x 1, `q` blocks x 32."""
+
+
+class _Iq4Nl(_Summed):
     def encoded(self, d: NDArray[Any], q: NDArray[Any]) -> Raw:
         factor, codes = nonlinear_codes()
         scale = (d.astype(np.float32) * factor).astype("<f2")
@@ -188,10 +192,7 @@ class _Iq4Nl(_Single):
         return _joined(scale, nibbles(codes[term][q + 8]))
 
 
-class _Mxfp4(_Single):
-    fidelity = Fidelity.REQUANTIZED
-    sum_fidelity = Fidelity.NEAR
-
+class _Mxfp4(_Summed):
     def filler(self, rng: np.random.Generator, n_blocks: int) -> Raw:
         blocks = rng.integers(0, 256, (n_blocks, self.n_bytes), dtype=np.uint8)
         blocks[:, 0] = rng.integers(118, 122, n_blocks)  # powers of two about 2^-8

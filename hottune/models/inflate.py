@@ -106,12 +106,9 @@ class _Plan:
         terms = _terms(target, n_groups + steered, target.n_embd)
         found = spread(n_groups + steered, target.n_embd, terms)
         self.stream = Places.of(found[:n_groups])
-        self.steering = [
-            place for places in found[n_groups:] for place in places[:1]
-        ]  # where copies are chosen
+        self.steering = [places[0] for places in found[n_groups:]]  # one, when copies are chosen
         n_hidden = base.n_ff // GROUP
-        terms_of_hidden = _terms(target, n_hidden, target.n_ff)
-        self.hidden = Places.of(spread(n_hidden, target.n_ff, terms_of_hidden))
+        self.hidden = Places.of(spread(n_hidden, target.n_ff, _terms(target, n_hidden, target.n_ff)))
         self.n_vocab = max(base.n_vocab, target.n_vocab)
         self.share = terms * base.n_embd / target.n_embd
 
@@ -142,7 +139,7 @@ class _Plan:
                     *name("attn_output"),
                     (q_width, target.n_embd),
                     types["attn_output"],
-                    places=Places(list(self.heads.delivers), list(self.heads.seconds)),
+                    places=Places(self.heads.delivers, self.heads.seconds),
                     live=range(q_width // GROUP),
                     rows=self._residual_rows(role.repeat),
                 ),
@@ -293,7 +290,7 @@ class _Plan:
                 "",
                 shape,
                 kind,
-                places=Places(places, []),
+                places=Places(places),
                 live=everywhere,
                 rows=rows,
                 source=source,
@@ -338,8 +335,7 @@ class _Plan:
         written = fitting_type(kind, shape[0])
 
         def patchwork(small: Groups) -> Patchwork:
-            where = places or self.stream
-            return Patchwork(name, written, shape[0], small, where.first, rows, live, where.seconds)
+            return Patchwork(name, written, shape[0], small, places or self.stream, rows, live)
 
         empty = Groups(np.zeros((0, 0), np.float16), np.zeros((0, 0, GROUP), np.int8))
         if (fidelity := patchwork(empty).fidelity) is not Fidelity.EXACT and (rows >= 0).any():
@@ -379,8 +375,8 @@ class _Plan:
         def make() -> list[NDArray[Any]]:
             rng = np.random.default_rng([*name.encode()])
             weights = rng.standard_normal((len(experts.of), width), dtype=np.float32) * small.std()
-            for position, group in self.stream.first:
-                weights[:, channels([position])] = small[experts.of][:, channels([group])]
+            of = self.stream.rows(width)
+            weights[:, of >= 0] = small[experts.of][:, of[of >= 0]]
             weights[:, channels([position for position, _ in self.stream.seconds])] = 0
             if self.steering:
                 # What the ffn norm makes of the steering channels at most _GROWTH times down the stream.

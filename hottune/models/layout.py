@@ -47,11 +47,11 @@ class Places:
         seconds: another one for each, with the same activation, or none.
     """
 
-    first: list[tuple[int, int]]
-    seconds: list[tuple[int, int]]
+    first: Sequence[tuple[int, int]]
+    seconds: Sequence[tuple[int, int]] = ()
 
     @classmethod
-    def of(cls, positions: list[tuple[int, ...]]) -> Places:
+    def of(cls, positions: Sequence[tuple[int, ...]]) -> Places:
         """Return the places of groups that lie at these positions, once or twice each."""
         first = [(each[0], small) for small, each in enumerate(positions)]
         return cls(first, [(each[1], small) for small, each in enumerate(positions) if len(each) > 1])
@@ -65,7 +65,7 @@ class Places:
         """Return for each of `width` channels the small model's, or -1."""
         rows = np.full(width, -1, dtype=np.int64)
         for position, small in self.everywhere:
-            rows[position * GROUP : (position + 1) * GROUP] = small * GROUP + np.arange(GROUP)
+            rows[channels([position])] = channels([small])
         return rows
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hottune.models.base_model import Groups
 from hottune.models.codecs import GROUP, Codec, Fidelity, Raw, codec
+from hottune.models.layout import Places
 
 _PIECE_BYTES = 8 << 20
 _POOL = 1 << 14  # blocks to draw from, with replacement
@@ -54,24 +55,22 @@ class Patchwork:
     Attributes:
         width: of a row, in weights.
         source: the small matrix.
-        places: (position, the small matrix's group) for every group that comes from it.
+        places: where the small matrix's groups lie. Types that hold a weight only as a sum of two have its
+            second term at the second places; others are zero there.
         row_of: for each row, the small matrix's row, or -1 for a row whose result must be zero.
         live: positions whose activation is not zero; where nothing lies, they are zero in all rows.
-        seconds: as `places`, other positions with the same activations. Types that hold a weight only as a
-            sum of two have its second term there; others are zero there.
 
-    A row of -1 is zero at the places, at `seconds` and at `live`. Everything else meets activations that are
-    exactly zero, and is random.
+    A row of -1 is zero at the places and at `live`. Everything else meets activations that are exactly zero,
+    and is random.
     """
 
     name: str
     kind: GGMLQuantizationType
     width: int
     source: Groups
-    places: Sequence[tuple[int, int]]
+    places: Places
     row_of: NDArray[np.int64]
     live: Sequence[int] = ()
-    seconds: Sequence[tuple[int, int]] = ()
 
     @property
     def fidelity(self) -> Fidelity:
@@ -84,7 +83,7 @@ class Patchwork:
         return (self._as_sum(one) and one.sum_fidelity) or one.fidelity
 
     def _as_sum(self, one: Codec) -> bool:
-        return bool(self.seconds) and one.sum_fidelity is not None
+        return bool(self.places.seconds) and one.sum_fidelity is not None
 
     def pieces(self, pools: Pools) -> Iterator[Raw]:
         """Return the matrix's bytes in pieces of some MiB, made by several threads, in order."""
@@ -131,8 +130,7 @@ class Patchwork:
         self, one: Codec, pools: Pools, rng: np.random.Generator, small_rows: NDArray[np.int64]
     ) -> Raw:
         """Return rows that hold the small model's: zero where they must be, random elsewhere."""
-        as_sum = self._as_sum(one)
-        taken = {position for position, _ in [*self.places, *(self.seconds if as_sum else ())]}
+        taken = {position for position, _, _ in self._placed(one)}
         live = _per_block(one, [position for position in self._alive() if position not in taken])
         rows = self._random_rows(one, pools, rng, len(small_rows), live)
         alike: dict[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], list[int]] = {}
@@ -146,7 +144,10 @@ class Patchwork:
             q = self.source.q[small_rows[:, None, None], wanted]
             patch = np.ascontiguousarray(rows[:, blocks]).reshape(-1, one.n_bytes)
             d, q = d.reshape(-1, len(groups)), q.reshape(-1, len(groups), GROUP)
-            one.put(patch, groups, d, q, terms if as_sum else None)
+            if self._as_sum(one):
+                one.put_terms(patch, list(zip(groups, terms, strict=True)), d, q)
+            else:
+                one.put(patch, groups, d, q)
             if zero:
                 one.clear(patch, zero)
             rows[:, blocks] = patch.reshape(len(small_rows), len(blocks), -1)
@@ -154,17 +155,19 @@ class Patchwork:
 
     def _by_block(self, one: Codec) -> dict[int, dict[int, tuple[int, int]]]:
         """Return for each block its groups that hold the small model's: which of them, and which term."""
-        placed = [(position, small, 0) for position, small in self.places]
-        if self._as_sum(one):
-            placed += [(position, small, 1) for position, small in self.seconds]
         found: dict[int, dict[int, tuple[int, int]]] = {}
-        for position, small, term in sorted(placed):
+        for position, small, term in sorted(self._placed(one)):
             found.setdefault(position // one.groups, {})[position % one.groups] = small, term
         return found
 
+    def _placed(self, one: Codec) -> list[tuple[int, int, int]]:
+        """Return what of the small model is written where: position, its group, which term."""
+        terms = (self.places.first, self.places.seconds if self._as_sum(one) else ())
+        return [(position, small, term) for term, places in enumerate(terms) for position, small in places]
+
     def _alive(self) -> list[int]:
         """Return all positions whose activation is not zero."""
-        return [*(position for position, _ in [*self.places, *self.seconds]), *self.live]
+        return [*(position for position, _ in self.places.everywhere), *self.live]
 
     def _silenced(self, one: Codec) -> dict[int, tuple[int, ...]]:
         """Return for each block the groups that are zero in a row whose result must be zero."""

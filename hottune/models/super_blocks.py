@@ -14,7 +14,16 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from hottune.models.codecs import GROUP, Codec, Fidelity, Raw, nibbles, nonlinear_codes, random_scales
+from hottune.models.codecs import (
+    GROUP,
+    Codec,
+    Fidelity,
+    Raw,
+    Terms,
+    nibbles,
+    nonlinear_codes,
+    random_scales,
+)
 from hottune.models.sums import IQ4_MULTIPLES, iq4_terms
 
 Floats = NDArray[np.float32]
@@ -42,17 +51,8 @@ class _Affine(_Super):
     steps: ClassVar[int]  # highest multiple
     part: ClassVar[int]  # weights that share a multiple
 
-    def put(
-        self,
-        blocks: Raw,
-        groups: Sequence[int],
-        d: NDArray[Any],
-        q: NDArray[Any],
-        terms: Sequence[int] | None = None,
-    ) -> None:
-        if terms is not None:
-            self._put_terms(blocks, groups, d, q, np.asarray(terms))
-        elif self.fidelity is Fidelity.EXACT and _shared(d):
+    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
+        if self.fidelity is Fidelity.EXACT and _shared(d):
             for group in range(self.groups):
                 self._set_parts(blocks, group, np.ones((len(blocks), 1), int), np.full((len(blocks), 1), 8))
             for at, group in enumerate(groups):
@@ -81,32 +81,6 @@ class _Affine(_Super):
             self._set_quants(blocks, group, quants[:, at])
         self._set_scales(blocks, unit, low_unit)
 
-    def _put_terms(
-        self,
-        blocks: Raw,
-        groups: Sequence[int],
-        d: NDArray[Any],
-        q: NDArray[Any],
-        terms: NDArray[Any],
-    ) -> None:
-        """Write terms of sums: d (4 a - 8) and d b; with a negative scale -d (4 a - 7) and -d b."""
-        scale, low = np.where(terms == 0, 4, 1), np.where(terms == 0, 8, 0)
-        if _shared(d):
-            unit = low_unit = d[:, 0].astype(np.float32)
-            scales, minimums = (np.broadcast_to(each, d.shape) for each in (scale, low))
-            whole = q.astype(np.int16) + 8
-        else:
-            size, negative = np.abs(d.astype(np.float32)), d < 0
-            lowest = np.where(negative & (terms == 0), np.float32(7), low.astype(np.float32)) * size
-            unit, low_unit = _unit(scale * size, self.steps), _unit(lowest, self.steps)
-            scales = _multiples(scale * size, unit, self.steps)
-            minimums = _multiples(lowest, low_unit, self.steps)
-            whole = np.where(negative[..., None], 7 - q.astype(np.int16), q.astype(np.int16) + 8)
-        for at, group in enumerate(groups):
-            self._set_parts(blocks, group, scales[:, [at]], minimums[:, [at]])
-            self._set_quants(blocks, group, whole[:, at] >> 2 if terms[at] == 0 else whole[:, at] & 3)
-        self._set_scales(blocks, unit, low_unit)
-
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
         none = np.zeros((len(blocks), GROUP // self.part), int)
         for group in groups:
@@ -125,6 +99,26 @@ class _Q2K(_Affine):
     fidelity, sum_fidelity = Fidelity.REQUANTIZED, Fidelity.EXACT
     levels, steps, part = 3, 15, 16
     scales = slice(80, 84)
+
+    def put_terms(self, blocks: Raw, places: Terms, d: NDArray[Any], q: NDArray[Any]) -> None:
+        # d (4 a - 8) and d b; where several scales share the block, -d (4 a - 7) and -d b for negative ones.
+        terms = np.array([term for _, term in places])
+        scale, low = np.where(terms == 0, 4, 1), np.where(terms == 0, 8, 0)
+        if _shared(d):
+            unit = low_unit = d[:, 0].astype(np.float32)
+            scales, minimums = (np.broadcast_to(each, d.shape) for each in (scale, low))
+            whole = q.astype(np.int16) + 8
+        else:
+            size, negative = np.abs(d.astype(np.float32)), d < 0
+            lowest = np.where(negative & (terms == 0), np.float32(7), low.astype(np.float32)) * size
+            unit, low_unit = _unit(scale * size, self.steps), _unit(lowest, self.steps)
+            scales = _multiples(scale * size, unit, self.steps)
+            minimums = _multiples(lowest, low_unit, self.steps)
+            whole = np.where(negative[..., None], 7 - q.astype(np.int16), q.astype(np.int16) + 8)
+        for at, (group, term) in enumerate(places):
+            self._set_parts(blocks, group, scales[:, [at]], minimums[:, [at]])
+            self._set_quants(blocks, group, whole[:, at] >> 2 if term == 0 else whole[:, at] & 3)
+        self._set_scales(blocks, unit, low_unit)
 
     def _set_parts(self, blocks: Raw, group: int, scales: NDArray[Any], minimums: NDArray[Any]) -> None:
         blocks[:, 2 * group : 2 * group + 2] = scales | (minimums << 4)
@@ -168,44 +162,23 @@ class _Symmetric(_Super):
     """Weights are d * multiple * q, the multiple with a sign."""
 
     steps: ClassVar[int]
-    term_multiples: ClassVar[tuple[int, int]]
 
-    def put(
-        self,
-        blocks: Raw,
-        groups: Sequence[int],
-        d: NDArray[Any],
-        q: NDArray[Any],
-        terms: Sequence[int] | None = None,
-    ) -> None:
-        if terms is not None:
-            wanted = d.astype(np.float32) * np.array(
-                [self.term_multiples[term] for term in terms], np.float32
-            )
-            wanted *= self._term_unit()
-        else:
-            wanted = self._scale_of(d, q)
-        if terms is not None and _shared(d):
-            unit = d[:, 0].astype(np.float32) * self._term_unit()
-            multiples = np.broadcast_to([self.term_multiples[term] for term in terms], wanted.shape)
-        elif (self.fidelity is Fidelity.EXACT and _shared(d)) or wanted.shape[1] == 1:
-            unit, multiples = wanted[:, 0], np.ones(wanted.shape, int)
+    def put(self, blocks: Raw, groups: Sequence[int], d: NDArray[Any], q: NDArray[Any]) -> None:
+        scale = self._scale_of(d, q)
+        if (self.fidelity is Fidelity.EXACT and _shared(d)) or scale.shape[1] == 1:
+            unit, multiples = scale[:, 0], np.ones(scale.shape, int)
             for group in range(self.groups):
                 self._set_part(blocks, group, np.ones((len(blocks), 1), int))
         else:
-            unit = _unit(np.abs(wanted), self.steps)
-            multiples = _multiples(wanted, unit, self.steps)
+            unit = _unit(np.abs(scale), self.steps)
+            multiples = _multiples(scale, unit, self.steps)
         self._set_scales(blocks, unit)
-        each = wanted.shape[1] // len(groups)
+        each = scale.shape[1] // len(groups)
         step = unit[:, None] * multiples
         for at, group in enumerate(groups):
             mine = slice(at * each, (at + 1) * each)
             self._set_part(blocks, group, multiples[:, mine])
-            if terms is None:
-                codes = self._codes(d[:, at], q[:, at], step[:, mine])
-            else:
-                codes = self._term_codes(q[:, at].astype(np.int16), terms[at])
-            self._set_quants(blocks, group, codes)
+            self._set_quants(blocks, group, self._codes(d[:, at], q[:, at], step[:, mine]))
 
     def clear(self, blocks: Raw, groups: Sequence[int]) -> None:
         for group in groups:
@@ -218,14 +191,6 @@ class _Symmetric(_Super):
     @abstractmethod
     def _codes(self, d: NDArray[Any], q: NDArray[Any], step: Floats) -> NDArray[Any]:
         """Return the stored quants of one group, with `step` as its scales (or those of its halves)."""
-
-    def _term_unit(self) -> np.float32:
-        """Return the block's scale for terms, in units of the small model's."""
-        return np.float32(1)
-
-    def _term_codes(self, q: NDArray[Any], term: int) -> NDArray[Any]:
-        """Return the stored quants of one term; for types with a `sum_fidelity`."""
-        raise NotImplementedError
 
     @abstractmethod
     def _set_part(self, blocks: Raw, group: int, multiples: NDArray[Any]) -> None:
@@ -253,7 +218,32 @@ class _Q6K(_Symmetric):
         _set_bits(blocks[:, 128 + 32 * half : 160 + 32 * half], 2 * quarter, 2, q >> 4)
 
 
-class _Q3K(_Symmetric):
+class _Summed(_Symmetric):
+    """A symmetric type that holds a weight in two groups of a block, with different multiples."""
+
+    term_multiples: ClassVar[tuple[int, int]]
+
+    def put_terms(self, blocks: Raw, places: Terms, d: NDArray[Any], q: NDArray[Any]) -> None:
+        multiple = np.array([self.term_multiples[term] for _, term in places])
+        scale, codes = self._terms()
+        base = d.astype(np.float32) * scale
+        if _shared(d):
+            unit, multiples = base[:, 0], np.broadcast_to(multiple, d.shape)
+        else:
+            wanted = base * multiple.astype(np.float32)
+            unit = _unit(np.abs(wanted), self.steps)
+            multiples = _multiples(wanted, unit, self.steps)
+        self._set_scales(blocks, unit)
+        for at, (group, term) in enumerate(places):
+            self._set_part(blocks, group, multiples[:, [at]])
+            self._set_quants(blocks, group, codes[term][q[:, at].astype(np.int16) + 8])
+
+    @abstractmethod
+    def _terms(self) -> tuple[np.float32, NDArray[np.uint8]]:
+        """Return the scale of multiple 1, in units of the small model's, and the quants, terms x 16."""
+
+
+class _Q3K(_Summed):
     fidelity, sum_fidelity = Fidelity.REQUANTIZED, Fidelity.EXACT
     steps, term_multiples = 31, (2, 1)
     scales = slice(108, 110)
@@ -269,8 +259,9 @@ class _Q3K(_Symmetric):
         quants = np.rint(_values(d, q).reshape(len(d), 2, 16) / safe[..., None])
         return np.clip(quants, -4, 3).astype(np.int16).reshape(len(d), GROUP) + 4
 
-    def _term_codes(self, q: NDArray[Any], term: int) -> NDArray[Any]:
-        return (q >> 1 if term == 0 else q & 1) + 4
+    def _terms(self) -> tuple[np.float32, NDArray[np.uint8]]:
+        halves = np.stack(np.divmod(np.arange(-8, 8), 2))
+        return np.float32(1), (halves + 4).astype(np.uint8)
 
     def _set_part(self, blocks: Raw, group: int, multiples: NDArray[Any]) -> None:
         six_bits = np.broadcast_to(multiples + 32, (len(blocks), 2))
@@ -285,7 +276,7 @@ class _Q3K(_Symmetric):
         _set_bits(blocks[:, :32], group, 1, q >> 2)
 
 
-class _Iq4Xs(_Symmetric):
+class _Iq4Xs(_Summed):
     fidelity, sum_fidelity = Fidelity.REQUANTIZED, Fidelity.NEAR
     steps, term_multiples = 31, IQ4_MULTIPLES
     scales = slice(0, 2)
@@ -297,12 +288,8 @@ class _Iq4Xs(_Symmetric):
         codes: NDArray[Any] = nonlinear_codes()[1][q + 8]
         return codes
 
-    def _term_unit(self) -> np.float32:
-        return iq4_terms()[0]
-
-    def _term_codes(self, q: NDArray[Any], term: int) -> NDArray[Any]:
-        codes: NDArray[Any] = iq4_terms()[1][term][q + 8]
-        return codes
+    def _terms(self) -> tuple[np.float32, NDArray[np.uint8]]:
+        return iq4_terms()
 
     def _set_part(self, blocks: Raw, group: int, multiples: NDArray[Any]) -> None:
         six_bits = multiples[:, 0] + 32

@@ -138,11 +138,11 @@ def test_the_sum_of_two_terms_is_the_weight(kind: T) -> None:
         found = np.zeros((BLOCKS, 1, 32), np.float32)
         for term in range(2):
             blocks = one.filler(np.random.default_rng(9), BLOCKS)
-            one.put(blocks, [0], d, q, [term])
+            one.put_terms(blocks, [(0, term)], d, q)
             found += read(one, blocks)
     else:
         blocks = one.filler(np.random.default_rng(9), BLOCKS)
-        one.put(blocks, [2, 3], np.tile(d, 2), np.tile(q, (1, 2, 1)), [0, 1])
+        one.put_terms(blocks, [(2, 0), (3, 1)], np.tile(d, 2), np.tile(q, (1, 2, 1)))
         found = read(one, blocks)[:, 2:4].sum(axis=1, keepdims=True)
     error = np.abs(found - meant(d, q)).max(axis=2) / (8 * np.abs(d.astype(np.float32)))
     assert error.max() <= SUMS[kind]
@@ -155,7 +155,8 @@ def test_terms_of_several_groups_in_a_block_are_near(kind: T, share: float, seed
     one = codec(kind)
     d, q = weights(seed, 2)
     blocks = one.filler(np.random.default_rng(9), BLOCKS)
-    one.put(blocks, [0, 1, 4, 5], np.repeat(d, 2, axis=1), np.repeat(q, 2, axis=1), [0, 1, 0, 1])
+    places = [(0, 0), (1, 1), (4, 0), (5, 1)]
+    one.put_terms(blocks, places, np.repeat(d, 2, axis=1), np.repeat(q, 2, axis=1))
     found = read(one, blocks)
     sums = np.stack([found[:, 0] + found[:, 1], found[:, 4] + found[:, 5]], axis=1)
     largest = 8 * np.abs(d.astype(np.float32)).max(axis=1)
