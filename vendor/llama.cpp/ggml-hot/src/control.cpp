@@ -127,7 +127,7 @@ static void allow_keys(const json & request, const std::string & cmd, const std:
 
 static changes changes_of(const json & request) {
     const std::vector<std::string> settings = {"k",          "mib",    "shared_budget", "interval",
-                                               "hysteresis", "policy", "bypass",        "upload_mib"};
+                                               "hysteresis", "policy", "bypass",        "fetch", "upload_mib"};
     allow_keys(request, "set", settings);
     changes what;
     what.k            = optional_int(request, "k", 0, 4096);
@@ -137,6 +137,7 @@ static changes changes_of(const json & request) {
     what.hysteresis   = optional_int(request, "hysteresis", 0, 1000000);
     what.policy       = optional_policy(request, "policy");
     what.bypass       = optional_int(request, "bypass", 1, 64);
+    what.fetch        = optional_int(request, "fetch", -1, 4096);
     what.upload_bytes = optional_mib(request, "upload_mib", 1);
     if (what.k && what.budget) {
         throw bad_request("expected \"k\" or \"mib\", not both");

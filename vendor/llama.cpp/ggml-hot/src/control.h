@@ -21,6 +21,7 @@ struct changes {
     std::optional<int>         hysteresis;    // 0..1000000
     std::optional<policy_kind> policy;        // "window", "lru", "static"
     std::optional<int>         bypass;        // 1..64
+    std::optional<int>         fetch;         // "fetch", -1..4096: most missed experts of a block that the GPU computes; -1: as measured
     std::optional<size_t>      upload_bytes;  // "upload_mib", 1..2^24: what may be uploaded a token, in bytes
 };
 

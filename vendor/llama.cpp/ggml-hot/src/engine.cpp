@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <iterator>
 #include <numeric>
 
 namespace hot {
@@ -17,7 +16,8 @@ static double now_us() {
 
 engine::engine(const settings & config, ggml_backend_dev_t device, common & shared)
     : config_(config), device_(device), shared_(shared), gpu_(ggml_backend_dev_init(device, nullptr)),
-      gpu_buft_(ggml_backend_dev_buffer_type(device)), cache_(config_, shared.known, gpu_.get(), stats_), stream_(gpu_.get(), cache_, stats_.stream) {
+      gpu_buft_(ggml_backend_dev_buffer_type(device)), hot_done_(ggml_backend_event_new(device)),
+      cache_(config_, shared.known, gpu_.get(), stats_), stream_(gpu_.get(), cache_, config_.stream_bytes, stats_.stream) {
     stats_.device = ggml_backend_dev_name(device);
     use_threads(1);
 }
@@ -287,10 +287,30 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
     }
 }
 
+// Copies some of the missed experts to the GPU, which computes them with the hits. Returns their bytes.
+size_t engine::fetch_misses(const moe_block & block, cached_layer & layer, const std::vector<int> & missed) {
+    const int most = config_.fetch < 0 ? (int) missed.size() : config_.fetch;
+    const int n    = !layer.fetchable ? 0 : config_.fetch < 0 ? split_.fetches((int) missed.size(), most, layer.slot_bytes()) : most;
+    if (n == 0) {
+        return 0;
+    }
+    std::vector<bool> in_use(layer.slots.n_slots(), false);
+    for (int32_t slot : slot_ids_) {
+        if (slot >= 0) {
+            in_use[slot] = true;
+        }
+    }
+    const std::vector<int> fetched = cache_.fetch(layer, missed, in_use, n);
+    for (int64_t p = 0; p < block.n_rows() && !fetched.empty(); p++) {
+        slot_ids_[p] = layer.slots.slot_of[running_.in.ids[p]];
+    }
+    return fetched.size() * layer.slot_bytes();
+}
+
 ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const void * owner) {
     const double t0 = now_us();
     stream_.settle();  // its copies read slots
-    running_ = {graph, std::move(found), nullptr, {}, {}, {}, t0};
+    running_ = {graph, std::move(found), nullptr, {}, 0, {}, t0};
     const moe_block & block = running_.block;
     if (!told_of_batches_ && cache_.seen_in_this_batch(block)) {
         start_batch();
@@ -303,11 +323,23 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
 
     hot_graph * hot = cache_.graph_for(layer, block);
     slot_ids_.assign(n_rows, -1);
-    for (int p = 0; hot && p < n_rows; p++) {
-        slot_ids_[p] = layer.slots.slot_of[in.ids[p]];
+    std::vector<int> missed;
+    for (int p = 0; p < n_rows; p++) {
+        slot_ids_[p] = hot ? layer.slots.slot_of[in.ids[p]] : -1;
+        if (slot_ids_[p] < 0) {
+            missed.push_back(in.ids[p]);
+        }
     }
-    std::vector<int>       cold_positions;
-    std::vector<int32_t> & cold_experts = running_.cold_experts;
+    running_.n_missed = missed.size();
+    std::sort(missed.begin(), missed.end());
+    missed.erase(std::unique(missed.begin(), missed.end()), missed.end());
+    cache_.count(layer, block, in.ids);
+    cache_.plan(layer, missed);
+    const double started_us = now_us();
+    const size_t fetched_bytes = hot && !missed.empty() ? fetch_misses(block, layer, missed) : 0;
+
+    std::vector<int>     cold_positions;
+    std::vector<int32_t> cold_experts;
     for (int p = 0; p < n_rows; p++) {
         if (slot_ids_[p] < 0) {
             cold_positions.push_back(p);
@@ -319,12 +351,17 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
         cold_experts.assign(in.ids, in.ids + n_rows);
         cold_positions.resize(n_rows);
         std::iota(cold_positions.begin(), cold_positions.end(), 0);
+        running_.n_missed = (size_t) n_rows;
     }
     ggml_status status = GGML_STATUS_SUCCESS;
     const auto  keep   = [&](ggml_status next) { status = status == GGML_STATUS_SUCCESS ? next : status; };
+    const bool  measured = hot_done_ && block.n_tokens == 1 && fetched_bytes > 0 && n_fetching_++ % 16 == 0;
     if ((int) cold_positions.size() < n_rows) {
         send_inputs(block, *hot, in);
         keep(ggml_backend_graph_compute_async(gpu_.get(), hot->graph));
+        if (measured) {
+            ggml_backend_event_record(hot_done_.get(), gpu_.get());
+        }
     }
     const double t1 = now_us();
     float * rows = (float *) staging_data_;
@@ -332,10 +369,19 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
         keep(shared_.cold.compute(block, n_threads_, in.inputs, cold_positions, cold_experts, rows));
     }
     const double t2 = now_us();
+    if (block.n_tokens == 1 && !cold_positions.empty()) {
+        split_.cpu_took(cold_positions.size() * layer.slot_bytes(), t2 - t1);
+    }
+    if (measured && (int) cold_positions.size() < n_rows) {
+        ggml_backend_event_synchronize(hot_done_.get());
+        const double t = now_us();
+        split_.gpu_took(fetched_bytes, t - started_us, t - t2 < 5);
+    }
     send_rows(block, cold_positions, rows);
     running_.time_us.submit = t1 - t0;
     running_.time_us.cold   = t2 - t1;
     running_.cold_done_us   = t2;
+    stats_.layers[layer.index].fetched_bytes += fetched_bytes;
     return status;
 }
 
@@ -348,17 +394,10 @@ void engine::finish_block() {
     const double t3 = now_us();
     const moe_block & block = running_.block;
     cached_layer &    layer = *running_.layer;
-    const int32_t *   ids   = running_.in.ids;
-    cache_.count(layer, block, ids);
-    std::vector<int> missed;  // a resident expert may have been computed on the CPU, too, but needs no second slot
-    std::copy_if(running_.cold_experts.begin(), running_.cold_experts.end(), std::back_inserter(missed),
-                 [&](int e) { return layer.slots.slot_of[e] < 0; });
-    std::sort(missed.begin(), missed.end());
-    missed.erase(std::unique(missed.begin(), missed.end()), missed.end());
-    cache_.plan_swaps(layer, missed);
+    cache_.start_uploads(layer);
     trace_block();
 
-    const uint64_t misses = running_.cold_experts.size(), hits = (uint64_t) block.n_rows() - misses;
+    const uint64_t misses = running_.n_missed, hits = (uint64_t) block.n_rows() - misses;
     running_.time_us.wait = t3 - running_.cold_done_us;
     running_.time_us.swap = now_us() - t3;
     layer_stats & counts = stats_.layers[layer.index];

@@ -6,6 +6,7 @@
 #include "expert_cache.h"
 #include "expert_stream.h"
 #include "handles.h"
+#include "miss_split.h"
 #include "settings.h"
 #include "stats.h"
 #include "trace.h"
@@ -59,7 +60,7 @@ private:
         moe_block            block;
         cached_layer *       layer = nullptr;
         host_input           in;
-        std::vector<int32_t> cold_experts;
+        size_t               n_missed = 0;      // (token, expert) pairs without a slot when the block came
         phase_times          time_us;
         double               cold_done_us = 0;
     };
@@ -73,6 +74,7 @@ private:
     ggml_status compute_by_node(ggml_cgraph * graph, const std::string & reason);
     ggml_status compute_rest(ggml_cgraph * graph, int begin, int end, const std::string & reason);
     host_input  fetch_input(const moe_block & block);
+    size_t      fetch_misses(const moe_block & block, cached_layer & layer, const std::vector<int> & missed);
     void        send_inputs(const moe_block & block, const hot_graph & hot, const host_input & in);
     void        send_rows(const moe_block & block, const std::vector<int> & positions, const float * rows);
     void        reserve_staging(size_t bytes);
@@ -95,6 +97,9 @@ private:
     bool               told_of_batches_ = false;
 
     running_block      running_;
+    miss_split         split_;
+    event_ptr          hot_done_;      // recorded behind the hot rows, in blocks that are measured
+    uint64_t           n_fetching_ = 0; // blocks that fetched
 
     std::mutex   mutex_;               // compute, settings and statistics exclude each other
     engine_stats stats_;

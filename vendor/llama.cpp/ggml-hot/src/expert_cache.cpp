@@ -24,8 +24,8 @@ int cached_layer::find_weight(const ggml_tensor * t) const {
 
 expert_cache::expert_cache(const settings & config, const profile & known, ggml_backend_t gpu, engine_stats & counters)
     : config_(config), known_(known), gpu_(gpu), device_(ggml_backend_get_device(gpu)), counters_(counters), uploader_(device_) {
-    const bool real_gpu = ggml_backend_dev_type(device_) != GGML_BACKEND_DEVICE_TYPE_CPU && !is_vgpu_backend(gpu);
-    granularity_ = real_gpu ? 2 << 20 : 0;  // CUDA's for allocations of that size and more
+    real_gpu_    = ggml_backend_dev_type(device_) != GGML_BACKEND_DEVICE_TYPE_CPU && !is_vgpu_backend(gpu);
+    granularity_ = real_gpu_ ? 2 << 20 : 0;  // CUDA's for allocations of that size and more
 }
 
 // layers
@@ -65,6 +65,7 @@ cached_layer & expert_cache::find(const moe_block & block, const void * owner) {
             layer.pinned.push_back(pinned && ggml_backend_buffer_get_type(buffer_of(w.tensor)) == pinned);
             by_weight_[w.tensor->data] = &layer;
         }
+        layer.fetchable = !real_gpu_ || std::all_of(layer.pinned.begin(), layer.pinned.end(), [](bool p) { return p; });
         if (index == (int) counters_.layers.size()) {
             counters_.layers.emplace_back();
         }
@@ -186,33 +187,63 @@ void expert_cache::count(cached_layer & layer, const moe_block & block, const in
     }
 }
 
-void expert_cache::plan_swaps(cached_layer & layer, const std::vector<int> & missed) {
+void expert_cache::plan(cached_layer & layer, const std::vector<int> & missed) {
     if (!layer.chooser || layer.n_slots() == 0) {
         return;
     }
     std::vector<swap> planned = layer.chooser->plan(layer.slots, missed);
-    if (planned.empty() && !layer.waiting.empty()) {
-        planned = std::move(layer.waiting);
+    if (!planned.empty()) {
+        layer.waiting = std::move(planned);
     }
-    layer.waiting.clear();
-    for (size_t i = 0; i < planned.size(); i++) {
-        const swap & s = planned[i];
-        if (layer.slots.coming[s.slot] >= 0 || layer.slots.slot_of[s.expert] >= 0 || layer.slots.is_coming(s.expert)) {
-            continue;  // planned before, and overtaken by what happened since
+}
+
+// Planned before, and overtaken by what happened since.
+static bool is_stale(const slot_map & slots, const swap & s) {
+    return slots.coming[s.slot] >= 0 || slots.slot_of[s.expert] >= 0 || slots.is_coming(s.expert);
+}
+
+std::vector<int> expert_cache::fetch(cached_layer & layer, const std::vector<int> & missed, const std::vector<bool> & in_use, int most) {
+    std::vector<int>  fetched;
+    std::vector<swap> later;
+    for (const swap & s : layer.waiting) {
+        const bool wanted = std::binary_search(missed.begin(), missed.end(), s.expert) && !in_use[s.slot] && !is_stale(layer.slots, s);
+        if (!wanted || (int) fetched.size() == most) {
+            later.push_back(s);
+            continue;
+        }
+        const upload u = make_upload(layer, s);
+        for (const upload::piece & p : u.pieces) {
+            ggml_backend_tensor_set_async(gpu_, p.slab, p.source, p.offset, p.size);
+        }
+        layer.slots.arrive(s.slot);
+        upload_left_ -= std::min(upload_left_, u.bytes);
+        fetched.push_back(s.expert);
+    }
+    layer.waiting = std::move(later);
+    return fetched;
+}
+
+void expert_cache::start_uploads(cached_layer & layer) {
+    for (size_t i = 0; i < layer.waiting.size(); i++) {
+        const swap & s = layer.waiting[i];
+        if (is_stale(layer.slots, s)) {
+            continue;
         }
         if (upload_left_ < layer.slot_bytes()) {
             // an expert larger than the whole budget goes alone
             if (upload_left_ < config_.upload_bytes || uploader_.backlog() > 0) {
-                layer.waiting.assign(planned.begin() + (ptrdiff_t) i, planned.end());
+                layer.waiting.erase(layer.waiting.begin(), layer.waiting.begin() + (ptrdiff_t) i);
                 return;
             }
         }
         start(layer, s);
         upload_left_ -= std::min(upload_left_, layer.slot_bytes());
     }
+    layer.waiting.clear();
 }
 
-void expert_cache::start(cached_layer & layer, const swap & s) {
+// Takes the slot: what was in it is no longer read.
+upload expert_cache::make_upload(cached_layer & layer, const swap & s) {
     layer_stats & counts = counters_.layers[layer.index];
     counts.evictions += layer.slots.expert_of[s.slot] >= 0;
     layer.slots.reserve(s.expert, s.slot);
@@ -223,7 +254,11 @@ void expert_cache::start(cached_layer & layer, const swap & s) {
     }
     counts.uploads++;
     counts.uploaded_bytes += u.bytes;
-    uploader_.start(std::move(u));
+    return u;
+}
+
+void expert_cache::start(cached_layer & layer, const swap & s) {
+    uploader_.start(make_upload(layer, s));
 }
 
 void expert_cache::add_uses(const cached_layer & layer, profile & p) {

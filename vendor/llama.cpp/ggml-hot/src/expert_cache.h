@@ -32,6 +32,7 @@ struct hot_graph {
 struct cached_layer {
     std::vector<expert_tensor> weights;       // the originals in host memory
     std::vector<bool>          pinned;        // as weights: whether the GPU can read the original by itself
+    bool                       fetchable = false;  // whether copies on the GPU's own stream do not make the caller wait
     int                        n_expert  = 0;
     int                        min_slots = 0; // most experts that a token used
     int                        index     = 0; // among the layers in engine_stats
@@ -43,7 +44,7 @@ struct cached_layer {
     std::vector<ggml_tensor *> slabs;         // as weights, with a slot where an expert was; empty without slots
     slot_map                   slots{0, 0};
     std::unique_ptr<policy>    chooser;
-    std::vector<swap>          waiting;       // planned, but the upload budget of this batch was spent
+    std::vector<swap>          waiting;       // planned, and not started
     std::vector<uint64_t>      uses;          // [n_expert] since the start: the profile
     std::vector<double>        recent;        // [n_expert] with older uses fading: the shared budget
     std::map<std::vector<int64_t>, hot_graph> graphs;
@@ -76,8 +77,15 @@ public:
 
     void count(cached_layer & layer, const moe_block & block, const int32_t * experts);
 
-    // Behind a block: what was missed may come in. The GPU must have finished reading the slots.
-    void plan_swaps(cached_layer & layer, const std::vector<int> & missed);
+    // What was missed may come in, says the policy; `missed` has each expert once. Count first.
+    void plan(cached_layer & layer, const std::vector<int> & missed);
+
+    // Before the block's graph: copies up to `most` of the planned experts that were missed, on the GPU's own stream, so
+    // that the graph can read them. Slots that the block reads (`in_use`, by slot) stay as they are.
+    std::vector<int> fetch(cached_layer & layer, const std::vector<int> & missed, const std::vector<bool> & in_use, int most);
+
+    // Behind a block: uploads of what was planned begin, within the budget. The GPU must have finished reading the slots.
+    void start_uploads(cached_layer & layer);
 
     // Settles how many slots each layer has, from the settings and the VRAM that is free, and takes or gives back VRAM.
     // The GPU must be idle.
@@ -102,6 +110,7 @@ private:
     std::vector<int> shares(size_t bytes) const;
     bool   resize(cached_layer & layer, int n_slots);
     bool   reserve_scratch(size_t bytes);
+    upload make_upload(cached_layer & layer, const swap & s);
     void   start(cached_layer & layer, const swap & s);
     void   watch_vram();
 
@@ -109,6 +118,7 @@ private:
     const profile &    known_;
     ggml_backend_t     gpu_;
     ggml_backend_dev_t device_;
+    bool               real_gpu_    = false;
     size_t             granularity_ = 0;   // bytes to which the device rounds an allocation
     engine_stats &     counters_;
     std::vector<std::unique_ptr<cached_layer>> layers_;

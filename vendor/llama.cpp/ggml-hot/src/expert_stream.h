@@ -1,16 +1,18 @@
 // Large batches: all experts of a layer pass through VRAM, and the GPU computes the whole block.
 //
-// A prompt uses nearly every expert of every layer, so a cache of some is no help, and the CPU is far too slow. Two
-// places in VRAM hold a whole layer's experts each: while the GPU computes from one, the next layer is copied into the
-// other, resident experts from their slots, the others from host memory, neighbours in one copy.
+// A prompt uses nearly every expert of every layer, so a cache of some is no help, and the CPU is far too slow. Weights
+// pass through a ring of VRAM, one after the other in the order in which a batch needs them: while the GPU computes with
+// some, the next ones are copied in behind them. Experts that are resident come from their slots on a stream of their own,
+// the others from host memory, neighbours in one copy.
 //
-//   copies   │ layer 0 │ layer 1 │ layer 2 │ ...
-//   GPU                │ block 0 │ attention, block 1 │ ...
+//   copies   │ gate 0 │ up 0 │ down 0 │ gate 1     │ up 1    │ ...
+//   GPU               │ gate │ up     │ act., down │ attention │ gate ..
 #pragma once
 
 #include "expert_cache.h"
 #include "handles.h"
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <vector>
@@ -19,17 +21,18 @@ namespace hot {
 
 class expert_stream {
 public:
-    // `gpu` computes and outlives the stream; resident experts are those of `cache`.
-    expert_stream(ggml_backend_t gpu, expert_cache & cache, stream_stats & counters);
+    // `gpu` computes and outlives the stream; resident experts are those of `cache`. The ring has `ring_bytes`, 0: as
+    // many as the largest layer needs.
+    expert_stream(ggml_backend_t gpu, expert_cache & cache, size_t ring_bytes, stream_stats & counters);
     ~expert_stream();
     expert_stream(const expert_stream &) = delete;
     expert_stream & operator=(const expert_stream &) = delete;
 
-    // Takes VRAM for the graph's layer, if it has too little. False when there is not enough.
+    // Takes VRAM for the graph's layer, if there is too little. False when it cannot be had.
     bool reserve(const ggml_cgraph * graph);
 
-    // Starts the graph on the GPU, every expert weight in it replaced by its copy in VRAM, and the copies of the layer
-    // that came next the last time. Reserve first.
+    // Starts the graph on the GPU, every expert weight in it replaced by its copy in VRAM, and the copies of what came
+    // next the last time. Reserve first.
     ggml_status compute(ggml_cgraph * graph);
 
     // No copy reads a slot or a weight any more.
@@ -39,40 +42,45 @@ public:
     void forget();
 
 private:
-    // The expert weights of one split of the graph, in most cases of one layer.
+    // The expert weights of one split of the graph, in most cases of one layer, in order of first use.
     struct streamed_layer {
-        std::vector<expert_tensor>  weights;
-        std::vector<size_t>         offsets;  // in a place, of each weight
-        size_t                      order = 0;
-        context_ptr                 ctx;
-        std::vector<ggml_tensor *>  copies;   // as weights, in the place that the order says
+        std::vector<expert_tensor> weights;
+        size_t                     order = 0;  // among the layers of a batch
     };
-    struct place {
-        buffer_ptr             memory;
-        ggml_tensor            bytes;         // all of it, for copies by offset
-        event_ptr              copied;        // recorded behind the copies into it
-        event_ptr              computed;      // recorded behind the block that reads it
-        bool                   in_use = false;
-        const streamed_layer * holds  = nullptr;
+    // A weight's place in the ring.
+    struct piece {
+        const streamed_layer * layer;
+        size_t      weight;          // index in the layer
+        size_t      begin, end;      // bytes in the ring
+        ggml_tensor copy;            // the weight as it lies there
+        event_ptr   copied, gathered;  // recorded behind the copies from host memory, and from slots
+        event_ptr   computed;        // recorded behind the last step that reads it
+        bool        launched = false;  // that step is on its way
     };
 
     static std::vector<expert_tensor> weights_of(const ggml_cgraph * graph);
     streamed_layer & find(const ggml_cgraph * graph);
-    void             bind(streamed_layer & layer);
-    void             fill(streamed_layer & layer);
-    void             copy_run(place & to, const streamed_layer & layer, size_t weight, int begin, int end);
-    place &          place_of(const streamed_layer & layer) { return places_[layer.order % 2]; }
+    piece * find_piece(const streamed_layer & layer, size_t weight);
+    piece * bring(const streamed_layer & layer, size_t weight, const streamed_layer * needed);
+    bool    make_place(size_t bytes, const streamed_layer * needed, size_t & begin);
+    void    fill(piece & p);
+    void    look_ahead(const streamed_layer & layer);
 
     ggml_backend_t     gpu_;
     ggml_backend_dev_t device_;
     expert_cache &     cache_;
     stream_stats &     counters_;
-    backend_ptr        copies_;            // a stream of its own
+    backend_ptr        uploads_, gathers_; // streams of their own: from host memory, and from slots
     bool               copying_ = false;   // copies may be under way
-    size_t             place_bytes_ = 0;
-    place              places_[2];
-    std::vector<std::unique_ptr<streamed_layer>>    layers_;      // in the order in which a batch meets them
-    std::map<const void *, streamed_layer *>        by_weight_;   // of the first weight
+    const size_t       wanted_bytes_;
+    size_t             ring_bytes_ = 0;
+    buffer_ptr         ring_;
+    ggml_tensor        bytes_ = {};        // all of it, for copies by offset
+    buffer_ptr         zeros_;             // pinned where the GPU offers it
+    std::deque<piece>  pieces_;            // in the ring, oldest first
+    std::vector<piece> spare_;             // their events are used again
+    std::vector<std::unique_ptr<streamed_layer>> layers_;       // in the order in which a batch meets them
+    std::map<const void *, streamed_layer *>     by_weight_;    // of the first weight
 };
 
 }  // namespace hot

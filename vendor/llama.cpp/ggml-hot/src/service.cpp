@@ -151,6 +151,7 @@ std::string service::set(const changes & what) {
     now.interval     = what.interval.value_or(now.interval);
     now.hysteresis   = what.hysteresis.value_or(now.hysteresis);
     now.bypass       = what.bypass.value_or(now.bypass);
+    now.fetch        = what.fetch.value_or(now.fetch);
     now.upload_bytes = what.upload_bytes.value_or(now.upload_bytes);
     bypass_ = now.bypass;
     for (const auto & [device, worker] : engines_) {

@@ -18,6 +18,7 @@ struct knobs {
     int         interval     = 60;     // GGML_HOT_INTERVAL: tokens between rebalances of a layer; lfru: four half-lives of a use
     int         hysteresis   = 1;      // GGML_HOT_HYSTERESIS: uses by which a newcomer must lead to displace an expert
     int         bypass       = 1;      // GGML_HOT_BYPASS: largest batch, in tokens, that goes through the cache
+    int         fetch        = -1;     // GGML_HOT_FETCH: most missed experts of a block that the GPU computes; -1 = as measured
     size_t      upload_bytes = 0;      // GGML_HOT_UPLOAD_MIB, in bytes: most that is uploaded for one batch of tokens
 };
 
@@ -27,6 +28,7 @@ constexpr int most_tokens    = 1000000;  // of an interval or a hysteresis
 
 struct settings : knobs {
     int          stream_from = 0; // GGML_HOT_STREAM: batches of so many tokens and more pass their experts through VRAM; 0 = none do
+    size_t       stream_bytes = 0;  // GGML_HOT_STREAM_MIB, in bytes: VRAM that they pass through; 0 = what a layer needs
     size_t       headroom = 0;   // GGML_HOT_HEADROOM_MIB, in bytes: VRAM of each GPU left free
     vgpu_options vgpu;           // GGML_HOT_VGPU_*
     std::string  stats_path;     // GGML_HOT_STATS: file the counters are written to

@@ -64,10 +64,11 @@ static json cache_fields(const report & r) {
             sum.evictions += l.evictions;
             sum.uploads += l.uploads;
             sum.uploaded_bytes += l.uploaded_bytes;
+            sum.fetched_bytes += l.fetched_bytes;
             sum.blocks += l.blocks;
             sum.time_us.add(l.time_us);
             layers.push_back({{"name", l.name}, {"slots", l.slots}, {"hits", l.hits}, {"misses", l.misses}, {"evictions", l.evictions},
-                              {"uploads", l.uploads}, {"uploaded_bytes", l.uploaded_bytes}, {"time_us", times(l.time_us, l.blocks)}});
+                              {"uploads", l.uploads}, {"uploaded_bytes", l.uploaded_bytes}, {"fetched_bytes", l.fetched_bytes}, {"time_us", times(l.time_us, l.blocks)}});
         }
         sum.slots += slots;
         tokens = std::max(tokens, e.tokens);
@@ -93,11 +94,11 @@ static json cache_fields(const report & r) {
     return {
         {"cache_device", all_names}, {"k", r.set.k}, {"budget_mib", (double) r.set.budget / mib}, {"shared_budget", r.set.shared},
         {"policy", policy_name(r.set.policy)}, {"interval", r.set.interval}, {"hysteresis", r.set.hysteresis}, {"bypass", r.set.bypass},
-        {"upload_mib", (double) r.set.upload_bytes / mib},
+        {"fetch", r.set.fetch}, {"upload_mib", (double) r.set.upload_bytes / mib},
         // of a layer, on average
         {"slots", n_layers ? (uint64_t) (((size_t) sum.slots + n_layers / 2) / n_layers) : 0},
         {"layers", n_layers}, {"tokens", tokens}, {"blocks", sum.blocks}, {"hits", sum.hits}, {"misses", sum.misses},
-        {"evictions", sum.evictions}, {"uploads", sum.uploads}, {"uploaded_bytes", sum.uploaded_bytes}, {"cache_bytes", cache_bytes},
+        {"evictions", sum.evictions}, {"uploads", sum.uploads}, {"uploaded_bytes", sum.uploaded_bytes}, {"fetched_bytes", sum.fetched_bytes}, {"cache_bytes", cache_bytes},
         {"multi", {{"blocks", multi.blocks}, {"tokens", multi.tokens}, {"hits", multi.hits}, {"misses", multi.misses}}},
         {"stream", {{"blocks", stream.blocks}, {"uploaded_bytes", stream.uploaded_bytes}, {"resident_bytes", stream.resident_bytes},
                     {"buffer_bytes", stream.buffer_bytes}}},

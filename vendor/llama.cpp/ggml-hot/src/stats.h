@@ -26,6 +26,7 @@ struct layer_stats {
     uint64_t    misses    = 0;        // ... and from host memory
     uint64_t    evictions = 0;        // experts that had to leave their slot
     uint64_t    uploads = 0, uploaded_bytes = 0;
+    uint64_t    fetched_bytes = 0;    // of these, missed experts that the GPU computed at once
     uint64_t    blocks    = 0;        // expert blocks computed
     phase_times time_us;
 };

@@ -3,6 +3,9 @@
 // Usage: test-agreement <libggml-hot> <folder of ggml's libraries> cpu|vgpu|gpu
 #include "moe_layers.h"
 
+#include <chrono>
+#include <thread>
+
 // sanitizers make each step several times as long
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 static constexpr int n_steps = 16;
@@ -102,6 +105,7 @@ static void run_streamed_case(const devices & dev, layer_case c, double toleranc
         layers.set_tokens(c.n_tokens);
         const inputs in = inputs::random(c);
         worst = std::max(worst, nmse(layers.evaluate(in, true), layers.evaluate(in, false)));
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));  // what was uploaded is resident in the next step
     }
     layers.close_device();
     CHECK(worst <= tolerance, "%s: NMSE %g", name.c_str(), worst);

@@ -186,7 +186,7 @@ static void a_bad_request_is_told_what_was_expected_and_changes_nothing() {
         {"{\"cmd\":\"start_trace\",\"path\":\"/t\",\"weights\":1}", "\\\"weights\\\" must be true or false"},
         {"{\"cmd\":\"start_trace\",\"path\":\"/t\",\"layers\":1}", "\\\"start_trace\\\" takes path, weights"},
         {"{\"cmd\":\"set\"}", "at least one of k, mib, shared_budget"},
-        {"{\"cmd\":\"set\",\"slots\":1}", "\\\"set\\\" takes k, mib, shared_budget, interval, hysteresis, policy, bypass, upload_mib"},
+        {"{\"cmd\":\"set\",\"slots\":1}", "\\\"set\\\" takes k, mib, shared_budget, interval, hysteresis, policy, bypass, fetch, upload_mib"},
         {"{\"cmd\":\"set\",\"k\":1,\"K\":1}", "unknown key \\\"K\\\""},
         {"{\"cmd\":\"set\",\"k\":1,\"mib\":1}", "not both"},
         {"{\"cmd\":\"set\",\"k\":1,\"bypass\":65}", "\\\"bypass\\\" must be an integer from 1 to 64"},

@@ -1,0 +1,44 @@
+#include "miss_split.h"
+
+#include <algorithm>
+
+namespace hot {
+
+int miss_split::fetches(int n_missed, int most, size_t expert_bytes) const {
+    const double cpu = cpu_us_per_byte_ * (double) expert_bytes, fetch = fetch_us_per_byte_ * (double) expert_bytes;
+    int    best    = 0;
+    double best_us = std::max(hits_us_, n_missed * cpu);
+    for (int n = 1; n <= std::min(most, n_missed); n++) {
+        const double us = std::max(hits_us_ + n * fetch, (n_missed - n) * cpu);
+        if (us < best_us) {
+            best    = n;
+            best_us = us;
+        }
+    }
+    return best;
+}
+
+// A mean at first, then one that forgets: machines warm up and others use them, too.
+void miss_split::learn(double & mean, int & n, double sample) {
+    constexpr int window = 128;
+    n = std::min(n + 1, window);
+    mean += (std::min(sample, n > enough ? 4 * mean : sample) - mean) / n;  // a hiccup is not the rule
+}
+
+void miss_split::cpu_took(size_t bytes, double us) {
+    learn(cpu_us_per_byte_, n_cpu_, us / (double) std::max<size_t>(1, bytes));
+}
+
+void miss_split::gpu_took(size_t fetched_bytes, double us, bool at_most) {
+    const double predicted = hits_us_ + fetch_us_per_byte_ * (double) fetched_bytes;
+    if (at_most && us >= predicted) {
+        return;
+    }
+    if (fetched_bytes == 0) {
+        learn(hits_us_, n_hits_, us);
+    } else {
+        learn(fetch_us_per_byte_, n_fetches_, std::max(0.0, us - hits_us_) / (double) fetched_bytes);
+    }
+}
+
+}  // namespace hot

@@ -1,0 +1,31 @@
+// How a block's missed experts are divided: some are copied to VRAM and computed there with the hits, the CPU computes
+// the others meanwhile. Both links read the same memory, but together they are faster than either (docs/engine.md).
+#pragma once
+
+#include <cstddef>
+
+namespace hot {
+
+class miss_split {
+public:
+    // How many of `n_missed` experts of so many bytes to fetch, at most `most`, so that GPU and CPU end as early as they
+    // can: fetch and hit time on one side, the rest of the experts on the other.
+    int fetches(int n_missed, int most, size_t expert_bytes) const;
+
+    // Measured: how long the CPU took for so many bytes, and the GPU for fetching so many and computing with all that is
+    // resident then. `at_most`: the GPU had ended before anyone looked.
+    void cpu_took(size_t bytes, double us);
+    void gpu_took(size_t fetched_bytes, double us, bool at_most);
+
+private:
+    static constexpr int enough = 16;  // samples after which one alone no longer moves the mean by much
+
+    static void learn(double & mean, int & n, double sample);
+
+    double cpu_us_per_byte_   = 1.0 / 40e3;  // first guesses: 40 GB/s, 25 GB/s, 40 us
+    double fetch_us_per_byte_ = 1.0 / 25e3;
+    double hits_us_           = 40;
+    int    n_cpu_ = 0, n_fetches_ = 0, n_hits_ = 0;
+};
+
+}  // namespace hot
