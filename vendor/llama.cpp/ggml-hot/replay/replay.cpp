@@ -169,10 +169,11 @@ private:
         return n_resident >= n_used;
     }
 
-    // expert_cache::plan_swaps
+    // expert_cache::plan and start_uploads, as if nothing were fetched: that depends on the machine
     void plan_swaps(int index) {
         cached_layer &         layer   = layers_[index];
         std::vector<hot::swap> planned = layer.chooser->plan(layer.slots, missed_);
+        planned.erase(std::remove_if(planned.begin(), planned.end(), [](const hot::swap & s) { return s.guest; }), planned.end());
         if (planned.empty() && !layer.waiting.empty()) {
             planned.swap(layer.waiting);
         }

@@ -15,15 +15,15 @@ static double now_us() {
 }
 
 engine::engine(const settings & config, ggml_backend_dev_t device, common & shared)
-    : config_(config), device_(device), shared_(shared), gpu_(ggml_backend_dev_init(device, nullptr)),
-      gpu_buft_(ggml_backend_dev_buffer_type(device)), hot_done_(ggml_backend_event_new(device)),
-      cache_(config_, shared.known, gpu_.get(), stats_), stream_(gpu_.get(), cache_, config_.stream_bytes, stats_.stream) {
+    : config_(config), device_(device), shared_(shared), gpu_(device),
+      gpu_buft_(ggml_backend_dev_buffer_type(device)),
+      cache_(config_, shared.known, gpu_, stats_), stream_(gpu_, cache_, config_.stream_bytes, stats_.stream) {
     stats_.device = ggml_backend_dev_name(device);
     use_threads(1);
 }
 
 engine::~engine() {
-    ggml_backend_synchronize(gpu_.get());
+    gpu_.wait();
 }
 
 void engine::begin_batch(int n_threads) {
@@ -44,7 +44,7 @@ void engine::use_threads(int n_threads) {
         // a cache device that computes on the CPU must not bring more threads than the user allows
         ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device_);
         if (auto set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads")) {
-            set(gpu_.get(), n_threads);
+            set(gpu_.own(), n_threads);
         }
     }
 }
@@ -57,7 +57,7 @@ void engine::start_batch() {
 
 void engine::release(const void * owner) {
     std::lock_guard<std::mutex> lock(mutex_);
-    ggml_backend_synchronize(gpu_.get());
+    gpu_.wait();
     stream_.forget();
     cache_.release(owner);
 }
@@ -70,7 +70,6 @@ void engine::set(const knobs & values) {
         cache_.use_policy();
     }
     if (old.k != values.k || old.budget != values.budget || old.shared != values.shared) {
-        ggml_backend_synchronize(gpu_.get());
         stream_.settle();
         cache_.apportion();
     }
@@ -95,8 +94,10 @@ bool engine::on_device(const ggml_tensor * t) const {
     return buffer_of(t) && ggml_backend_dev_supports_buft(device_, buffer_of(t)->buft);
 }
 
-ggml_status engine::compute(ggml_cgraph * graph, const void * owner) {
+ggml_status engine::compute(ggml_cgraph * graph, const void * owner, ggml_backend_t stream) {
     std::lock_guard<std::mutex> lock(mutex_);
+    gpu_.use(stream);
+    stats_.in_order = gpu_.in_order();
     running_.layer = nullptr;
     ggml_status status;
     std::string problem = "the GPU did not compute it";
@@ -108,9 +109,13 @@ ggml_status engine::compute(ggml_cgraph * graph, const void * owner) {
     }
     if (status != GGML_STATUS_SUCCESS) {
         running_.layer = nullptr;
-        ggml_backend_synchronize(gpu_.get());
+        ggml_backend_synchronize(gpu_.stream());
         status = compute_by_node(graph, problem);
     }
+    if (!gpu_.in_order()) {
+        ggml_backend_synchronize(gpu_.stream());
+    }
+    gpu_.mark();
     return status;
 }
 
@@ -132,17 +137,16 @@ ggml_status engine::stream_blocks(ggml_cgraph * graph) {
         }
         return is_view(node) || all;
     };
-    ggml_backend_synchronize(gpu_.get());
     if (!std::all_of(graph->nodes, graph->nodes + graph->n_nodes, reachable)) {
+        ggml_backend_synchronize(gpu_.stream());
         return compute_by_node(graph, "a step of a large batch reads or writes memory that the GPU cannot");
     }
     if (!stream_.reserve(graph)) {
         shared_.no_room_to_stream = true;
+        ggml_backend_synchronize(gpu_.stream());
         return compute_by_node(graph, "VRAM is too short to stream experts: large batches go the usual way from now on");
     }
-    const ggml_status status = stream_.compute(graph);
-    ggml_backend_synchronize(gpu_.get());
-    return status;
+    return stream_.compute(graph);
 }
 
 ggml_status engine::compute_blocks(ggml_cgraph * graph, const void * owner) {
@@ -171,9 +175,7 @@ ggml_status engine::compute_blocks(ggml_cgraph * graph, const void * owner) {
             at = end;
         }
     }
-    // Finish here: the scheduler waits for us only when the next split has no inputs to copy.
     finish_block();
-    ggml_backend_synchronize(gpu_.get());
     return status;
 }
 
@@ -192,9 +194,9 @@ ggml_status engine::compute_rest(ggml_cgraph * graph, int begin, int end, const 
         return is_view(node) || (all && ggml_backend_dev_supports_op(device_, node));
     };
     if (std::all_of(rest.nodes, rest.nodes + rest.n_nodes, on_gpu)) {
-        return ggml_backend_graph_compute_async(gpu_.get(), &rest);
+        return ggml_backend_graph_compute_async(gpu_.stream(), &rest);
     }
-    ggml_backend_synchronize(gpu_.get());
+    ggml_backend_synchronize(gpu_.stream());
     return compute_by_node(&rest, reason);
 }
 
@@ -214,6 +216,7 @@ void engine::reserve_staging(size_t bytes) {
     if (bytes <= staging_size_) {
         return;
     }
+    gpu_.wait();  // copies from the old one
     staging_.reset();
     ggml_backend_buffer_type_t pinned = ggml_backend_dev_host_buffer_type(device_);
     staging_.reset(pinned ? ggml_backend_buft_alloc_buffer(pinned, bytes) : nullptr);
@@ -235,6 +238,9 @@ engine::host_input engine::fetch_input(const moe_block & block) {
     }
     reserve_staging(need);
     uint8_t * at = staging_data_ + rows_bytes;
+    if (std::any_of(block.inputs.begin(), block.inputs.end(), in_host_memory)) {
+        gpu_.wait();  // copies from the place that they go to
+    }
     const auto fetch = [&](const ggml_tensor * t) {
         uint8_t * place = at;
         at += GGML_PAD(ggml_nbytes(t), 64);
@@ -242,7 +248,7 @@ engine::host_input engine::fetch_input(const moe_block & block) {
             memcpy(place, t->data, ggml_nbytes(t));
         } else {
             const stand_in on_gpu(t, gpu_buft_);
-            ggml_backend_tensor_get_async(gpu_.get(), &on_gpu.tensor, place, 0, ggml_nbytes(t));
+            ggml_backend_tensor_get_async(gpu_.stream(), &on_gpu.tensor, place, 0, ggml_nbytes(t));
         }
         return place;
     };
@@ -251,7 +257,7 @@ engine::host_input engine::fetch_input(const moe_block & block) {
         in.inputs.push_back((const float *) fetch(input));
     }
     uint8_t * ids = fetch(block.ids);
-    ggml_backend_synchronize(gpu_.get());
+    ggml_backend_synchronize(gpu_.stream());
 
     // ids are rows of a wider sorted matrix: close the gaps in place
     const size_t row_bytes = (size_t) block.n_used * sizeof(int32_t);
@@ -264,10 +270,10 @@ engine::host_input engine::fetch_input(const moe_block & block) {
 
 // Inputs that lie in host memory go to the GPU; the others are read where they are.
 void engine::send_inputs(const moe_block & block, const hot_graph & hot, const host_input & in) {
-    ggml_backend_tensor_set_async(gpu_.get(), hot.ids, slot_ids_.data(), 0, slot_ids_.size() * sizeof(int32_t));
+    ggml_backend_tensor_set_async(gpu_.stream(), hot.ids, slot_ids_.data(), 0, slot_ids_.size() * sizeof(int32_t));
     for (size_t k = 0; k < hot.inputs.size(); k++) {
         if (!on_device(block.inputs[k])) {
-            ggml_backend_tensor_set_async(gpu_.get(), hot.inputs[k], in.inputs[k], 0, ggml_nbytes(hot.inputs[k]));
+            ggml_backend_tensor_set_async(gpu_.stream(), hot.inputs[k], in.inputs[k], 0, ggml_nbytes(hot.inputs[k]));
         }
     }
 }
@@ -282,7 +288,7 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
         while (i + n < positions.size() && positions[i + n] == positions[i] + (int) n) {
             n++;
         }
-        ggml_backend_tensor_set_async(gpu_.get(), &out.tensor, rows + (int64_t) i * width, (size_t) positions[i] * row_bytes, n * row_bytes);
+        ggml_backend_tensor_set_async(gpu_.stream(), &out.tensor, rows + (int64_t) i * width, (size_t) positions[i] * row_bytes, n * row_bytes);
         i += n;
     }
 }
@@ -300,7 +306,17 @@ size_t engine::fetch_misses(const moe_block & block, cached_layer & layer, const
             in_use[slot] = true;
         }
     }
+    const double t0 = now_us();
     const std::vector<int> fetched = cache_.fetch(layer, missed, in_use, n);
+    if (!fetched.empty()) {
+        // at first each one is measured, later one now and then: the CPU waits meanwhile
+        measured_ = n_fetching_ < 32 || n_fetching_ % 64 == 0;
+        n_fetching_++;
+    }
+    if (measured_) {
+        ggml_backend_synchronize(gpu_.stream());
+        split_.fetch_took(fetched.size() * layer.slot_bytes(), now_us() - t0);
+    }
     for (int64_t p = 0; p < block.n_rows() && !fetched.empty(); p++) {
         slot_ids_[p] = layer.slots.slot_of[running_.in.ids[p]];
     }
@@ -335,7 +351,7 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
     missed.erase(std::unique(missed.begin(), missed.end()), missed.end());
     cache_.count(layer, block, in.ids);
     cache_.plan(layer, missed);
-    const double started_us = now_us();
+    measured_ = false;
     const size_t fetched_bytes = hot && !missed.empty() ? fetch_misses(block, layer, missed) : 0;
 
     std::vector<int>     cold_positions;
@@ -355,12 +371,13 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
     }
     ggml_status status = GGML_STATUS_SUCCESS;
     const auto  keep   = [&](ggml_status next) { status = status == GGML_STATUS_SUCCESS ? next : status; };
-    const bool  measured = hot_done_ && block.n_tokens == 1 && fetched_bytes > 0 && n_fetching_++ % 16 == 0;
     if ((int) cold_positions.size() < n_rows) {
+        const double t = now_us();
         send_inputs(block, *hot, in);
-        keep(ggml_backend_graph_compute_async(gpu_.get(), hot->graph));
-        if (measured) {
-            ggml_backend_event_record(hot_done_.get(), gpu_.get());
+        keep(ggml_backend_graph_compute_async(gpu_.stream(), hot->graph));
+        if (measured_) {
+            ggml_backend_synchronize(gpu_.stream());
+            split_.hits_took(now_us() - t);
         }
     }
     const double t1 = now_us();
@@ -371,11 +388,6 @@ ggml_status engine::compute_block(ggml_cgraph * graph, moe_block && found, const
     const double t2 = now_us();
     if (block.n_tokens == 1 && !cold_positions.empty()) {
         split_.cpu_took(cold_positions.size() * layer.slot_bytes(), t2 - t1);
-    }
-    if (measured && (int) cold_positions.size() < n_rows) {
-        ggml_backend_event_synchronize(hot_done_.get());
-        const double t = now_us();
-        split_.gpu_took(fetched_bytes, t - started_us, t - t2 < 5);
     }
     send_rows(block, cold_positions, rows);
     running_.time_us.submit = t1 - t0;
@@ -390,7 +402,10 @@ void engine::finish_block() {
     if (!running_.layer) {
         return;
     }
-    ggml_backend_synchronize(gpu_.get());
+    if (!gpu_.in_order()) {
+        ggml_backend_synchronize(gpu_.stream());
+    }
+    gpu_.mark();
     const double t3 = now_us();
     const moe_block & block = running_.block;
     cached_layer &    layer = *running_.layer;
@@ -423,6 +438,9 @@ void engine::trace_block() {
     const moe_block & block = running_.block;
     std::vector<float> weights;
     const bool wanted = shared_.trace.with_weights();
+    if (wanted) {
+        gpu_.wait();
+    }
     for (int i = block.end; wanted && weights.empty() && i < running_.graph->n_nodes; i++) {
         const ggml_tensor * node = running_.graph->nodes[i];
         if (node->op == GGML_OP_MUL && node->src[0] == block.out && ggml_nelements(node->src[1]) == block.n_rows() &&

@@ -5,6 +5,7 @@
 #include "cold_path.h"
 #include "expert_cache.h"
 #include "expert_stream.h"
+#include "gpu_work.h"
 #include "handles.h"
 #include "miss_split.h"
 #include "settings.h"
@@ -33,8 +34,9 @@ public:
     engine & operator=(const engine &) = delete;
 
     // `owner` stands for the context that computes. Total: what is not an expert block runs as it stands, on the GPU
-    // where its tensors allow, else node by node on the CPU. Finished when it returns.
-    ggml_status compute(ggml_cgraph * graph, const void * owner);
+    // where its tensors allow, else node by node on the CPU. Finished when it returns, or in order on the given stream.
+    // `stream` is that of the context, or null.
+    ggml_status compute(ggml_cgraph * graph, const void * owner, ggml_backend_t stream);
 
     // llama.cpp says the number of threads before each batch. Who never does is taken to begin a batch when a layer
     // comes round again.
@@ -85,7 +87,7 @@ private:
     settings           config_;
     ggml_backend_dev_t device_;
     common &           shared_;
-    backend_ptr        gpu_;
+    gpu_work           gpu_;
     ggml_backend_buffer_type_t gpu_buft_;
     buffer_ptr         staging_;       // pinned where the GPU offers it
     std::vector<uint8_t> plain_staging_;
@@ -98,8 +100,8 @@ private:
 
     running_block      running_;
     miss_split         split_;
-    event_ptr          hot_done_;      // recorded behind the hot rows, in blocks that are measured
-    uint64_t           n_fetching_ = 0; // blocks that fetched
+    uint64_t           n_fetching_ = 0;  // blocks that fetched
+    bool               measured_   = false;  // in this one, the GPU's parts are timed one by one
 
     std::mutex   mutex_;               // compute, settings and statistics exclude each other
     engine_stats stats_;

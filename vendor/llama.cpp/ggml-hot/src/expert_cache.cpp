@@ -22,9 +22,9 @@ int cached_layer::find_weight(const ggml_tensor * t) const {
     return at == weights.end() ? -1 : (int) (at - weights.begin());
 }
 
-expert_cache::expert_cache(const settings & config, const profile & known, ggml_backend_t gpu, engine_stats & counters)
-    : config_(config), known_(known), gpu_(gpu), device_(ggml_backend_get_device(gpu)), counters_(counters), uploader_(device_) {
-    real_gpu_    = ggml_backend_dev_type(device_) != GGML_BACKEND_DEVICE_TYPE_CPU && !is_vgpu_backend(gpu);
+expert_cache::expert_cache(const settings & config, const profile & known, gpu_work & gpu, engine_stats & counters)
+    : config_(config), known_(known), gpu_(gpu), device_(gpu.device()), counters_(counters), uploader_(gpu) {
+    real_gpu_    = ggml_backend_dev_type(device_) != GGML_BACKEND_DEVICE_TYPE_CPU && !is_vgpu_backend(gpu.stream());
     granularity_ = real_gpu_ ? 2 << 20 : 0;  // CUDA's for allocations of that size and more
 }
 
@@ -88,6 +88,7 @@ bool expert_cache::seen_in_this_batch(const moe_block & block) const {
 }
 
 void expert_cache::forget(std::vector<std::unique_ptr<cached_layer>>::iterator layer) {
+    gpu_.wait();  // nothing reads its slots
     settle();
     add_uses(**layer, gone_);
     counters_.cache_bytes -= (*layer)->memory ? ggml_backend_buffer_get_size((*layer)->memory.get()) : 0;
@@ -156,7 +157,6 @@ void expert_cache::begin_batch(uint64_t batch) {
     watch_vram();
     const uint64_t period = 8 * (uint64_t) config_.interval;
     if (config_.shared && batch_ - apportioned_at_ >= period && counters_.cache_bytes > 0) {
-        ggml_backend_synchronize(gpu_);
         apportion();
         for (const auto & layer : layers_) {
             for (double & n : layer->recent) {
@@ -191,10 +191,12 @@ void expert_cache::plan(cached_layer & layer, const std::vector<int> & missed) {
     if (!layer.chooser || layer.n_slots() == 0) {
         return;
     }
+    const auto is_guest = [](const swap & s) { return s.guest; };
     std::vector<swap> planned = layer.chooser->plan(layer.slots, missed);
-    if (!planned.empty()) {
-        layer.waiting = std::move(planned);
+    if (std::all_of(planned.begin(), planned.end(), is_guest)) {
+        planned.insert(planned.begin(), layer.waiting.begin(), layer.waiting.end());  // what was put off may have its turn
     }
+    layer.waiting = std::move(planned);
 }
 
 // Planned before, and overtaken by what happened since.
@@ -213,7 +215,7 @@ std::vector<int> expert_cache::fetch(cached_layer & layer, const std::vector<int
         }
         const upload u = make_upload(layer, s);
         for (const upload::piece & p : u.pieces) {
-            ggml_backend_tensor_set_async(gpu_, p.slab, p.source, p.offset, p.size);
+            ggml_backend_tensor_set_async(gpu_.stream(), p.slab, p.source, p.offset, p.size);
         }
         layer.slots.arrive(s.slot);
         upload_left_ -= std::min(upload_left_, u.bytes);
@@ -224,6 +226,8 @@ std::vector<int> expert_cache::fetch(cached_layer & layer, const std::vector<int
 }
 
 void expert_cache::start_uploads(cached_layer & layer) {
+    const auto is_guest = [](const swap & s) { return s.guest; };
+    layer.waiting.erase(std::remove_if(layer.waiting.begin(), layer.waiting.end(), is_guest), layer.waiting.end());
     for (size_t i = 0; i < layer.waiting.size(); i++) {
         const swap & s = layer.waiting[i];
         if (is_stale(layer.slots, s)) {

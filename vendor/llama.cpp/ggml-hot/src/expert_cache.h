@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ggml-backend-impl.h"
+#include "gpu_work.h"
 #include "handles.h"
 #include "moe_block.h"
 #include "policy.h"
@@ -57,7 +58,7 @@ struct cached_layer {
 class expert_cache {
 public:
     // `gpu` computes and outlives the cache; `known` are uses from a profile.
-    expert_cache(const settings & config, const profile & known, ggml_backend_t gpu, engine_stats & counters);
+    expert_cache(const settings & config, const profile & known, gpu_work & gpu, engine_stats & counters);
 
     // The layer that a block belongs to, which `owner` now uses. A new layer has no slots yet: slots are taken once all
     // layers are known, that is when a known one comes round again, so that VRAM is shared as it should be.
@@ -84,17 +85,16 @@ public:
     // that the graph can read them. Slots that the block reads (`in_use`, by slot) stay as they are.
     std::vector<int> fetch(cached_layer & layer, const std::vector<int> & missed, const std::vector<bool> & in_use, int most);
 
-    // Behind a block: uploads of what was planned begin, within the budget. The GPU must have finished reading the slots.
+    // Behind a block that is marked: uploads of what was planned begin, within the budget, when the GPU has read the slots.
     void start_uploads(cached_layer & layer);
 
     // Settles how many slots each layer has, from the settings and the VRAM that is free, and takes or gives back VRAM.
-    // The GPU must be idle.
     void apportion();
 
     // A view of an expert's slice of `weight` in its slot; false when it is not resident.
     bool find_resident(const ggml_tensor * weight, int expert, ggml_tensor & view) const;
 
-    // Gives up slots for `bytes` of VRAM that somebody else needs now. The GPU must be idle. False when there are none.
+    // Gives up slots for `bytes` of VRAM that somebody else needs now. False when there are none.
     bool make_room(size_t bytes);
     void use_policy();                // the settings' policy, from now on
     profile uses() const;             // of all layers, those that are gone included
@@ -116,7 +116,7 @@ private:
 
     const settings &   config_;
     const profile &    known_;
-    ggml_backend_t     gpu_;
+    gpu_work &         gpu_;
     ggml_backend_dev_t device_;
     bool               real_gpu_    = false;
     size_t             granularity_ = 0;   // bytes to which the device rounds an allocation

@@ -21,7 +21,7 @@ size_t expert_cache::bytes_of_slots(const cached_layer & layer, int n_slots) con
         return 0;
     }
     context_ptr ctx = make_context(layer.weights.size());
-    ggml_backend_buffer_type_t buft = ggml_backend_get_default_buffer_type(gpu_);
+    ggml_backend_buffer_type_t buft = gpu_.buffer_type();
     size_t bytes = 0;
     for (const expert_tensor & w : layer.weights) {
         bytes += GGML_PAD(ggml_backend_buft_get_alloc_size(buft, new_slab(ctx.get(), w, n_slots)), ggml_backend_buft_get_alignment(buft));
@@ -61,6 +61,7 @@ std::vector<int> expert_cache::shares(size_t bytes) const {
 }
 
 void expert_cache::apportion() {
+    gpu_.wait();  // nothing reads a slot
     settle();
     unsettled_      = false;
     apportioned_at_ = batch_;
@@ -168,7 +169,7 @@ bool expert_cache::resize(cached_layer & layer, int n_slots) {
         for (const expert_tensor & w : layer.weights) {
             slabs.push_back(new_slab(ctx.get(), w, n_slots));
         }
-        memory.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), gpu_));
+        memory.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), gpu_.buffer_type()));
     };
     const auto release_old = [&] {
         counters_.cache_bytes -= layer.memory ? ggml_backend_buffer_get_size(layer.memory.get()) : 0;
@@ -239,7 +240,6 @@ void expert_cache::watch_vram() {
         // what did not fit may not fit again: ask ever more rarely
         regrow_wait_ = back ? std::min(2 * regrow_wait_, most_batches) : batches;
         regrow_at_   = batch_ + regrow_wait_;
-        ggml_backend_synchronize(gpu_);
         apportion();
     }
 }

@@ -6,24 +6,20 @@
 
 namespace hot {
 
-static ggml_backend_buffer_type_t buffer_type_of(ggml_backend_t gpu) {
-    return ggml_backend_get_default_buffer_type(gpu);
-}
-
 // What a weight takes in the ring: with what kernels may read behind its last row.
-static size_t padded_bytes(ggml_backend_t gpu, const ggml_tensor * weight) {
-    ggml_backend_buffer_type_t buft = buffer_type_of(gpu);
+static size_t padded_bytes(const gpu_work & gpu, const ggml_tensor * weight) {
+    ggml_backend_buffer_type_t buft = gpu.buffer_type();
     return GGML_PAD(ggml_backend_buft_get_alloc_size(buft, weight), ggml_backend_buft_get_alignment(buft));
 }
 
 static constexpr size_t zeros_bytes = 4096;
 
-expert_stream::expert_stream(ggml_backend_t gpu, expert_cache & cache, size_t ring_bytes, stream_stats & counters)
-    : gpu_(gpu), device_(ggml_backend_get_device(gpu)), cache_(cache), counters_(counters), wanted_bytes_(ring_bytes) {}
+expert_stream::expert_stream(gpu_work & gpu, expert_cache & cache, size_t ring_bytes, stream_stats & counters)
+    : gpu_(gpu), device_(gpu.device()), cache_(cache), counters_(counters), wanted_bytes_(ring_bytes) {}
 
 expert_stream::~expert_stream() {
-    settle();
-    ggml_backend_synchronize(gpu_);
+    drain();
+    gpu_.wait();
 }
 
 std::vector<expert_tensor> expert_stream::weights_of(const ggml_cgraph * graph) {
@@ -52,14 +48,14 @@ bool expert_stream::reserve(const ggml_cgraph * graph) {
     if (need <= ring_bytes_) {
         return true;
     }
-    settle();
-    ggml_backend_synchronize(gpu_);
+    drain();
+    gpu_.wait();
     pieces_.clear();
     ring_.reset();
     ring_bytes_ = counters_.buffer_bytes = 0;
     if (!uploads_) {
-        uploads_.reset(ggml_backend_dev_init(device_, nullptr));
-        gathers_.reset(ggml_backend_dev_init(device_, nullptr));
+        uploads_ = new_stream(device_);
+        gathers_ = new_stream(device_);
         ggml_backend_buffer_type_t pinned = ggml_backend_dev_host_buffer_type(device_);
         zeros_.reset(ggml_backend_buft_alloc_buffer(pinned ? pinned : ggml_backend_cpu_buffer_type(), zeros_bytes));
         if (zeros_) {
@@ -69,9 +65,9 @@ bool expert_stream::reserve(const ggml_cgraph * graph) {
     if (!uploads_ || !gathers_ || !zeros_) {
         return false;
     }
-    ring_.reset(ggml_backend_alloc_buffer(gpu_, need));
+    ring_.reset(ggml_backend_buft_alloc_buffer(gpu_.buffer_type(), need));
     if (!ring_ && cache_.make_room(need)) {
-        ring_.reset(ggml_backend_alloc_buffer(gpu_, need));
+        ring_.reset(ggml_backend_buft_alloc_buffer(gpu_.buffer_type(), need));
     }
     if (!ring_) {
         return false;
@@ -98,8 +94,8 @@ expert_stream::streamed_layer & expert_stream::find(const ggml_cgraph * graph) {
     }
     const auto same = [](const expert_tensor & a, const expert_tensor & b) { return a.tensor == b.tensor && a.dim == b.dim; };
     if (known->weights.size() != weights.size() || !std::equal(weights.begin(), weights.end(), known->weights.begin(), same)) {
-        settle();
-        ggml_backend_synchronize(gpu_);
+        drain();
+        gpu_.wait();
         pieces_.clear();  // some were of the layer as it was
         known->weights = std::move(weights);
     }
@@ -135,12 +131,12 @@ bool expert_stream::make_place(size_t bytes, const streamed_layer * needed, size
             ggml_backend_event_wait(uploads_.get(), p->computed.get());
             ggml_backend_event_wait(gathers_.get(), p->computed.get());
         } else if (p->launched) {
-            ggml_backend_synchronize(gpu_);
+            gpu_.wait();
         } else if (p->gathered) {
             ggml_backend_event_wait(uploads_.get(), p->gathered.get());  // dropped before it was used: its copies come first
             ggml_backend_event_wait(gathers_.get(), p->copied.get());
         } else {
-            settle();
+            drain();
         }
         spare_.push_back(std::move(*p));
     }
@@ -185,6 +181,7 @@ void expert_stream::fill(piece & p) {
     const size_t size     = w.expert_bytes();
     const int    n_expert = (int) w.tensor->ne[w.dim];
     copying_ = true;
+    gathering_ = true;
     ggml_tensor resident;
     for (int e = 0; e < n_expert;) {
         if (cache_.find_resident(w.tensor, e, resident)) {
@@ -213,7 +210,7 @@ void expert_stream::fill(piece & p) {
         ggml_backend_event_record(p.copied.get(), uploads_.get());
         ggml_backend_event_record(p.gathered.get(), gathers_.get());
     } else {
-        settle();
+        drain();
     }
 }
 
@@ -265,8 +262,8 @@ ggml_status expert_stream::compute(ggml_cgraph * graph) {
             break;
         }
         if (p->copied && p->gathered) {
-            ggml_backend_event_wait(gpu_, p->copied.get());
-            ggml_backend_event_wait(gpu_, p->gathered.get());
+            ggml_backend_event_wait(gpu_.stream(), p->copied.get());
+            ggml_backend_event_wait(gpu_.stream(), p->gathered.get());
         }
         copies[w] = p->copy;
         for (int i = begin[w]; i < graph->n_nodes; i++) {
@@ -277,13 +274,13 @@ ggml_status expert_stream::compute(ggml_cgraph * graph) {
             }
         }
         ggml_cgraph part = ggml_graph_view(graph, begin[w], begin[w + 1]);
-        status = ggml_backend_graph_compute_async(gpu_, &part);
+        status = ggml_backend_graph_compute_async(gpu_.stream(), &part);
         for (size_t done = 0; done <= w; done++) {
             piece * of = last_use[done] < begin[w + 1] ? find_piece(layer, done) : nullptr;
             if (of) {
                 of->launched = true;
                 if (of->computed) {
-                    ggml_backend_event_record(of->computed.get(), gpu_);
+                    ggml_backend_event_record(of->computed.get(), gpu_.stream());
                 }
             }
         }
@@ -299,16 +296,24 @@ ggml_status expert_stream::compute(ggml_cgraph * graph) {
 }
 
 void expert_stream::settle() {
+    if (gathering_) {
+        ggml_backend_synchronize(gathers_.get());
+        gathering_ = false;
+    }
+}
+
+// No copy is under way any more.
+void expert_stream::drain() {
+    settle();
     if (copying_) {
         ggml_backend_synchronize(uploads_.get());
-        ggml_backend_synchronize(gathers_.get());
         copying_ = false;
     }
 }
 
 void expert_stream::forget() {
-    settle();
-    ggml_backend_synchronize(gpu_);
+    drain();
+    gpu_.wait();
     by_weight_.clear();
     layers_.clear();
     pieces_.clear();

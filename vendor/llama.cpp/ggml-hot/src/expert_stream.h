@@ -23,7 +23,7 @@ class expert_stream {
 public:
     // `gpu` computes and outlives the stream; resident experts are those of `cache`. The ring has `ring_bytes`, 0: as
     // many as the largest layer needs.
-    expert_stream(ggml_backend_t gpu, expert_cache & cache, size_t ring_bytes, stream_stats & counters);
+    expert_stream(gpu_work & gpu, expert_cache & cache, size_t ring_bytes, stream_stats & counters);
     ~expert_stream();
     expert_stream(const expert_stream &) = delete;
     expert_stream & operator=(const expert_stream &) = delete;
@@ -35,7 +35,7 @@ public:
     // next the last time. Reserve first.
     ggml_status compute(ggml_cgraph * graph);
 
-    // No copy reads a slot or a weight any more.
+    // No copy reads a slot any more.
     void settle();
 
     // The weights may be gone.
@@ -64,14 +64,16 @@ private:
     piece * bring(const streamed_layer & layer, size_t weight, const streamed_layer * needed);
     bool    make_place(size_t bytes, const streamed_layer * needed, size_t & begin);
     void    fill(piece & p);
+    void    drain();
     void    look_ahead(const streamed_layer & layer);
 
-    ggml_backend_t     gpu_;
+    gpu_work &         gpu_;
     ggml_backend_dev_t device_;
     expert_cache &     cache_;
     stream_stats &     counters_;
     backend_ptr        uploads_, gathers_; // streams of their own: from host memory, and from slots
     bool               copying_ = false;   // copies may be under way
+    bool               gathering_ = false; // of these, from slots
     const size_t       wanted_bytes_;
     size_t             ring_bytes_ = 0;
     buffer_ptr         ring_;

@@ -5,6 +5,7 @@
 
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
+#include "gpu_work.h"
 #include "moe_block.h"
 #include "service.h"
 #include "settings.h"
@@ -40,6 +41,7 @@ struct hot_device {
     std::string              name;         // "HOT", or "HOT0", "HOT1", ... where there are several
     ggml_backend_dev_t       cache;        // the GPU that holds the slots, or the CPU device
     ggml_backend_buffer_type buffer_type;  // see ggml_backend_hot_device_buffer_type
+    ggml_backend_buffer_i    memory;       // the GPU's functions for its buffers
     ggml_backend_device      face;
 };
 
@@ -105,7 +107,7 @@ const ggml_backend_i ggml_backend_hot_interface = {
     /* .set_tensor_2d_async = */ nullptr,
     /* .get_tensor_2d_async = */ nullptr,
     /* .cpy_tensor_async    = */ nullptr,
-    /* .synchronize         = */ nullptr,  // a graph is finished when graph_compute returns
+    /* .synchronize         = */ nullptr,  // a graph is finished when graph_compute returns, or in order; see wait_first
     /* .graph_plan_create   = */ nullptr,
     /* .graph_plan_free     = */ nullptr,
     /* .graph_plan_update   = */ nullptr,
@@ -143,7 +145,7 @@ void ggml_backend_hot_device_props(ggml_backend_dev_t dev, ggml_backend_dev_prop
 
 ggml_backend_t ggml_backend_hot_device_init(ggml_backend_dev_t dev, const char *) {
     try {
-        return new ggml_backend{ggml_backend_hot_guid(), ggml_backend_hot_interface, dev, service().open(device_of(dev).cache)};
+        return new ggml_backend{ggml_backend_hot_guid(), ggml_backend_hot_interface, dev, service().open(device_of(dev).cache, hot::context_streams::claim(device_of(dev).cache))};
     } catch (const std::exception & error) {
         GGML_LOG_ERROR("ggml_hot: %s\n", error.what());
         return nullptr;
@@ -155,6 +157,31 @@ ggml_backend_t ggml_backend_hot_device_init(ggml_backend_dev_t dev, const char *
 ggml_backend_buffer_type_t ggml_backend_hot_device_buffer_type(ggml_backend_dev_t dev) {
     return &device_of(dev).buffer_type;
 }
+
+// A graph may still be under way when graph_compute returns: what the GPU does next comes behind it by itself. Who reads or
+// writes its tensors from the host waits here. (The scheduler's own waiting does not know the two apart.)
+
+hot_device & device_of(ggml_backend_buffer_t buffer);
+
+template <auto member> struct wait_first;
+
+template <typename result, typename... args, result (*ggml_backend_buffer_i::* member)(ggml_backend_buffer_t, args...)>
+struct wait_first<member> {
+    static result call(ggml_backend_buffer_t buffer, args... a) {
+        const hot_device & device = device_of(buffer);
+        if (buffer->buft == &device.buffer_type) {  // else it is a stand-in of ours (stand_in.h), in order anyway
+            hot::gpu_work::wait_all(device.cache);
+        }
+        return (device.memory.*member)(buffer, a...);
+    }
+    static void install(ggml_backend_buffer_i & functions) {
+        if (functions.*member) {
+            functions.*member = call;
+        }
+    }
+};
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size);
 
 // A step behind a product goes where the product goes; a product goes to the device of the GPU that runs its layer.
 bool ggml_backend_hot_device_supports_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
@@ -200,14 +227,39 @@ std::deque<hot_device> & hot_devices() {
         if (config().enabled()) {
             const std::vector<ggml_backend_dev_t> caches = cache_devices();
             for (size_t i = 0; i < caches.size(); i++) {
-                made.push_back({caches.size() == 1 ? "HOT" : "HOT" + std::to_string(i), caches[i], *ggml_backend_dev_buffer_type(caches[i]),
+                made.push_back({caches.size() == 1 ? "HOT" : "HOT" + std::to_string(i), caches[i], *ggml_backend_dev_buffer_type(caches[i]), {},
                                 {ggml_backend_hot_device_interface, ggml_backend_hot_reg(), nullptr}});
                 made.back().face.context = &made.back();
+                made.back().buffer_type.iface.alloc_buffer = alloc_buffer;
             }
         }
         return made;
     }();
+    // where blocks of one GPU feed another, a block must have ended when it returns
+    static const hot::context_streams watch(config().in_order && devices.size() == 1 ? std::vector<ggml_backend_dev_t>{devices[0].cache} : std::vector<ggml_backend_dev_t>{});
     return devices;
+}
+
+hot_device & device_of(ggml_backend_buffer_t buffer) {
+    return *std::find_if(hot_devices().begin(), hot_devices().end(), [&](const hot_device & d) {
+        return buffer->buft == &d.buffer_type || buffer->buft == ggml_backend_dev_buffer_type(d.cache);
+    });
+}
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
+    hot_device & device = *std::find_if(hot_devices().begin(), hot_devices().end(), [&](const hot_device & d) { return &d.buffer_type == buft; });
+    ggml_backend_buffer_t buffer = ggml_backend_dev_buffer_type(device.cache)->iface.alloc_buffer(buft, size);
+    if (buffer) {
+        device.memory = buffer->iface;
+        wait_first<&ggml_backend_buffer_i::memset_tensor>::install(buffer->iface);
+        wait_first<&ggml_backend_buffer_i::set_tensor>::install(buffer->iface);
+        wait_first<&ggml_backend_buffer_i::get_tensor>::install(buffer->iface);
+        wait_first<&ggml_backend_buffer_i::set_tensor_2d>::install(buffer->iface);
+        wait_first<&ggml_backend_buffer_i::get_tensor_2d>::install(buffer->iface);
+        wait_first<&ggml_backend_buffer_i::cpy_tensor>::install(buffer->iface);
+        wait_first<&ggml_backend_buffer_i::clear>::install(buffer->iface);
+    }
+    return buffer;
 }
 
 // registry interface

@@ -13,11 +13,11 @@ bool expert_cache::reserve_scratch(size_t bytes) {
     if (scratch_ && ggml_backend_buffer_get_size(scratch_.get()) >= bytes) {
         return true;
     }
-    buffer_ptr larger(ggml_backend_alloc_buffer(gpu_, bytes));
+    buffer_ptr larger(ggml_backend_buft_alloc_buffer(gpu_.buffer_type(), bytes));
     if (!larger) {
         return false;
     }
-    ggml_backend_synchronize(gpu_);
+    gpu_.wait();
     for (const auto & layer : layers_) {
         layer->graphs.clear();  // they point into the old one
     }
@@ -44,7 +44,7 @@ hot_graph * expert_cache::graph_for(cached_layer & layer, const moe_block & bloc
         shape.push_back(input->ne[1]);
         shape.push_back(on_device(input));
     }
-    ggml_backend_buffer_type_t buft = ggml_backend_get_default_buffer_type(gpu_);
+    ggml_backend_buffer_type_t buft = gpu_.buffer_type();
     const auto bind = [&](hot_graph & g) {
         for (size_t k = 0; k < g.inputs.size(); k++) {
             if (on_device(block.inputs[k])) {

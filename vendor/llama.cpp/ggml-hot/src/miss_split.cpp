@@ -29,16 +29,12 @@ void miss_split::cpu_took(size_t bytes, double us) {
     learn(cpu_us_per_byte_, n_cpu_, us / (double) std::max<size_t>(1, bytes));
 }
 
-void miss_split::gpu_took(size_t fetched_bytes, double us, bool at_most) {
-    const double predicted = hits_us_ + fetch_us_per_byte_ * (double) fetched_bytes;
-    if (at_most && us >= predicted) {
-        return;
-    }
-    if (fetched_bytes == 0) {
-        learn(hits_us_, n_hits_, us);
-    } else {
-        learn(fetch_us_per_byte_, n_fetches_, std::max(0.0, us - hits_us_) / (double) fetched_bytes);
-    }
+void miss_split::fetch_took(size_t bytes, double us) {
+    learn(fetch_us_per_byte_, n_fetches_, us / (double) std::max<size_t>(1, bytes));
+}
+
+void miss_split::hits_took(double us) {
+    learn(hits_us_, n_hits_, us);
 }
 
 }  // namespace hot

@@ -12,10 +12,11 @@ public:
     // can: fetch and hit time on one side, the rest of the experts on the other.
     int fetches(int n_missed, int most, size_t expert_bytes) const;
 
-    // Measured: how long the CPU took for so many bytes, and the GPU for fetching so many and computing with all that is
-    // resident then. `at_most`: the GPU had ended before anyone looked.
+    // Measured: how long the CPU took for so many bytes, the GPU for fetching so many, and for computing with what is
+    // resident.
     void cpu_took(size_t bytes, double us);
-    void gpu_took(size_t fetched_bytes, double us, bool at_most);
+    void fetch_took(size_t bytes, double us);
+    void hits_took(double us);
 
 private:
     static constexpr int enough = 16;  // samples after which one alone no longer moves the mean by much

@@ -287,8 +287,10 @@ private:
         std::partial_sort(unplaced_.begin(), unplaced_.begin() + (ptrdiff_t) n, unplaced_.end(), [&](int a, int b) {
             return uses_[a] != uses_[b] ? uses_[a] > uses_[b] : a < b;
         });
-        for (size_t i = 0; i < n && uses_[unplaced_[i]] > uses(rarest_[i]); i++) {
-            swaps.push_back({unplaced_[i], rarest_[i]});
+        bool guest = false;
+        for (size_t i = 0; i < n; i++) {
+            guest = guest || uses_[unplaced_[i]] <= uses(rarest_[i]);
+            swaps.push_back({unplaced_[i], rarest_[i], guest});
         }
     }
 

@@ -9,8 +9,9 @@
 namespace hot {
 
 struct swap {
-    int expert;  // comes in
-    int slot;    // takes this place
+    int  expert;         // comes in
+    int  slot;           // takes this place
+    bool guest = false;  // hardly worth a copy by itself: only if this batch computes with it
 };
 
 // Slots of one layer: which expert may be read where, and which is on its way. An upload has three moments:
@@ -47,7 +48,8 @@ public:
 
     // After each batch of tokens: the swaps to do, best first. `missed` are the experts just computed on the CPU,
     // each once. Never names a slot that is reserved, nor an expert that is resident or coming; never a slot or an
-    // expert twice. What is not started (the upload budget is finite) may be named again by the next call.
+    // expert twice. What is not started (the upload budget is finite) may be named again by the next call. Guests come
+    // last: they may be dropped at no loss.
     virtual std::vector<swap> plan(const slot_map & slots, const std::vector<int> & missed) = 0;
 
     virtual void set_interval(int) {}
@@ -72,7 +74,8 @@ struct policy_options {
 //         at least hysteresis + 1 times less. Vacant slots are filled at once by what was missed.
 // lru     Every missed expert comes in, in place of the one unused for longest; never one used by the same batch.
 // lfru    Uses count half after a quarter of `interval` tokens. A missed expert comes in where its uses lead those of the
-//         resident one with the fewest, in place of that; never one used by the same batch.
+//         resident one with the fewest, in place of that; never one used by the same batch. The others are named as
+//         guests in place of the next ones: the next guest will take the place of the last.
 // fixed   The experts with the most uses in the profile, and they stay. Without a profile: the first that are missed.
 //
 // With a profile, all of them fill vacant slots with its most used experts first, missed or not.

@@ -17,7 +17,7 @@ service::~service() {
 
 // contexts
 
-context * service::open(ggml_backend_dev_t cache) {
+context * service::open(ggml_backend_dev_t cache, ggml_backend_t stream) {
     std::lock_guard<std::mutex> alone(lifetime_);
     std::lock_guard<std::mutex> lock(mutex_);
     if (contexts_++ == 0) {
@@ -28,7 +28,7 @@ context * service::open(ggml_backend_dev_t cache) {
     }
     GGML_LOG_INFO("ggml_hot: device ready: K=%d MiB=%zu policy=%s interval=%d bypass=%d cache device=%s\n", config_.k, config_.budget >> 20,
                   policy_name(config_.policy), config_.interval, config_.bypass, ggml_backend_dev_name(cache));
-    return new context{cache};
+    return new context{cache, stream};
 }
 
 void service::close(context * c) {
@@ -93,7 +93,7 @@ ggml_status service::compute(context & c, ggml_cgraph * graph) {
         c.worker = worker.get();
         c.worker->set_n_threads(c.n_threads);
     }
-    return c.worker->compute(graph, &c);
+    return c.worker->compute(graph, &c, c.stream);
 }
 
 // Asked by the scheduler for a context that is open.

@@ -16,6 +16,7 @@ namespace hot {
 // One llama_context's use of one device.
 struct context {
     ggml_backend_dev_t cache;
+    ggml_backend_t     stream    = nullptr;  // its own on that device, or null
     int                n_threads = 1;
     engine *           worker    = nullptr;  // made with the first graph: many contexts never compute one
 };
@@ -26,7 +27,7 @@ public:
 
     ~service() override;
 
-    context *   open(ggml_backend_dev_t cache);
+    context *   open(ggml_backend_dev_t cache, ggml_backend_t stream);
     void        close(context * c);
     ggml_status compute(context & c, ggml_cgraph * graph);
     void        begin_batch(context & c, int n_threads);

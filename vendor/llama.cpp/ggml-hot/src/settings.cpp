@@ -85,6 +85,7 @@ settings settings::from_environment() {
     s.upload_bytes = read_mib("GGML_HOT_UPLOAD_MIB", 128, 1);
     s.fetch        = (int) read_number("GGML_HOT_FETCH", s.fetch, -1, largest_k);
     s.stream_bytes = read_mib("GGML_HOT_STREAM_MIB", 0, 0);
+    s.in_order     = read_number("GGML_HOT_IN_ORDER", 1, 0, 1) == 1;
     s.stream_from  = (int) read_number("GGML_HOT_STREAM", 0, 0, most_tokens);
     s.vgpu.capacity     = read_mib_list("GGML_HOT_VGPU_MIB");
     s.vgpu.async        = read_number("GGML_HOT_VGPU_ASYNC", 0, 0, 1) == 1;

@@ -29,6 +29,7 @@ constexpr int most_tokens    = 1000000;  // of an interval or a hysteresis
 struct settings : knobs {
     int          stream_from = 0; // GGML_HOT_STREAM: batches of so many tokens and more pass their experts through VRAM; 0 = none do
     size_t       stream_bytes = 0;  // GGML_HOT_STREAM_MIB, in bytes: VRAM that they pass through; 0 = what a layer needs
+    bool         in_order = true;   // GGML_HOT_IN_ORDER: blocks go to llama.cpp's own stream where that can be (gpu_work.h)
     size_t       headroom = 0;   // GGML_HOT_HEADROOM_MIB, in bytes: VRAM of each GPU left free
     vgpu_options vgpu;           // GGML_HOT_VGPU_*
     std::string  stats_path;     // GGML_HOT_STATS: file the counters are written to

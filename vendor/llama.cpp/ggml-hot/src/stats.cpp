@@ -84,7 +84,7 @@ static json cache_fields(const report & r) {
         stream.resident_bytes += e.stream.resident_bytes;
         stream.buffer_bytes += e.stream.buffer_bytes;
         names.push_back(e.device);
-        devices.push_back({{"name", e.device}, {"layers", e.layers.size()}, {"slots", slots}, {"cache_bytes", e.cache_bytes}});
+        devices.push_back({{"name", e.device}, {"layers", e.layers.size()}, {"slots", slots}, {"cache_bytes", e.cache_bytes}, {"in_order", e.in_order}});
     }
     std::string all_names;
     for (const std::string & name : names) {

@@ -48,6 +48,7 @@ struct stream_stats {
 // What one GPU's part of the cache counted.
 struct engine_stats {
     std::string device;
+    bool        in_order = false;     // blocks go to the stream of the context that asks
     uint64_t    cache_bytes = 0;
     uint64_t    tokens = 0;           // seen by the first layer
     uint64_t    fallback_nodes = 0;   // graph nodes computed one by one on the CPU

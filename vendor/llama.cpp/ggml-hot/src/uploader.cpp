@@ -10,7 +10,7 @@ namespace hot {
 static constexpr size_t staging_bytes   = 4 << 20;
 static constexpr size_t most_at_a_time = 8;  // experts copied before the stream is waited for and they become visible
 
-uploader::uploader(ggml_backend_dev_t device) : device_(device), stream_(ggml_backend_dev_init(device, nullptr)) {
+uploader::uploader(const gpu_work & gpu) : gpu_(gpu), device_(gpu.device()), stream_(new_stream(gpu.device())) {
     thread_ = std::thread([this] { serve(); });
 }
 
@@ -58,6 +58,7 @@ void uploader::serve() {
         std::vector<upload> batch(std::make_move_iterator(queue_.begin()), std::make_move_iterator(queue_.begin() + (ptrdiff_t) n));
         queue_.erase(queue_.begin(), queue_.begin() + (ptrdiff_t) n);
         lock.unlock();
+        gpu_.wait_on(stream_.get());  // blocks that read what was in the slots
         for (const upload & u : batch) {
             copy(u);
         }

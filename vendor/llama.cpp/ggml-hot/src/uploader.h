@@ -1,6 +1,7 @@
 // Copies experts into their slots, on a thread and a stream of its own, so that no token ever waits for a copy.
 #pragma once
 
+#include "gpu_work.h"
 #include "handles.h"
 #include "policy.h"
 
@@ -32,7 +33,7 @@ struct upload {
 
 class uploader {
 public:
-    explicit uploader(ggml_backend_dev_t device);
+    explicit uploader(const gpu_work & gpu);
     ~uploader();  // finishes the copy at hand, drops the rest
     uploader(const uploader &) = delete;
     uploader & operator=(const uploader &) = delete;
@@ -47,6 +48,7 @@ private:
     void copy(const upload & u);
     void copy_staged(const upload::piece & p);
 
+    const gpu_work &   gpu_;
     ggml_backend_dev_t device_;
     backend_ptr        stream_;
     // pageable memory goes through these two, pinned where the GPU offers it: one is filled while the other is read

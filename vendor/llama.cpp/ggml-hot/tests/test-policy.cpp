@@ -392,7 +392,8 @@ static void a_use_counts_half_after_a_quarter_of_the_interval() {
         for (int i = 1; i < n; i++) {
             token(*policy, slots, {});
         }
-        CHECK(token(*policy, slots, {1}).size() == (n == 11 ? 1u : 0u), "%d tokens", n);
+        const auto swaps = token(*policy, slots, {1});
+        CHECK(swaps.size() == 1 && swaps[0].guest == (n == 9), "%d tokens", n);
     }
 }
 
@@ -551,7 +552,7 @@ struct observer {
             const int gone = slots.expert_of[s.slot];
             if (gone >= 0) {
                 most_gone = std::max(most_gone, faded[gone]);
-                CHECK(faded[s.expert] > faded[gone] * (1 - rounding), "%g uses against %g", faded[s.expert], faded[gone]);
+                CHECK(s.guest || faded[s.expert] > faded[gone] * (1 - rounding), "%g uses against %g", faded[s.expert], faded[gone]);
             }
         }
         for (int s = 0; s < slots.n_slots(); s++) {
