@@ -19,6 +19,13 @@ static int64_t round_up(int64_t n, int64_t to) {
     return (n + to - 1) / to * to;
 }
 
+// Always inlined: GCC drops calls of functions that do nothing but prefetch, as having no effect.
+[[gnu::always_inline]] static inline void prefetch(const char * begin, const char * end) {
+    for (const char * line = begin; line < end; line += 64) {
+        __builtin_prefetch(line);
+    }
+}
+
 bool fused_pass::prepare(const moe_block & block, const cpu_kernels & kernels, const cold_rows & rows) {
     block_  = &block;
     rows_   = &rows;
@@ -159,32 +166,63 @@ void fused_pass::add_batch(batch b, int n_pieces) {
 }
 
 void fused_pass::work() {
-    size_t at = 0;
-    for (;;) {
-        const int piece = next_piece_.fetch_add(1, std::memory_order_relaxed);
-        while (at < batches_.size() && piece >= batches_[at].end) {
-            at++;
+    // The next piece is taken before the present one is done, so that its weights come on their way meanwhile. What a
+    // piece needs was taken before it, by threads that are at it or at something yet earlier: so waiting still ends.
+    taken now = take(0);
+    while (now.batch < batches_.size()) {
+        const batch & b    = batches_[now.batch];
+        const taken   next = take(now.batch);
+        if (!is_ready(b)) {
+            for (const extent & w : {weights_of(now), weights_of(next)}) {
+                prefetch(w.data, w.data + w.n);
+            }
+            wait_for(b);
         }
-        if (at == batches_.size()) {
-            return;
-        }
-        const batch & b = batches_[at];
-        wait_for(b);
-        do_piece(b, piece - b.first);
-        counters_[at].done.fetch_add(1, std::memory_order_release);
+        do_piece(b, now.piece - b.first, next);
+        counters_[now.batch].done.fetch_add(1, std::memory_order_release);
+        now = next;
     }
+}
+
+fused_pass::taken fused_pass::take(size_t from_batch) {
+    const int piece = next_piece_.fetch_add(1, std::memory_order_relaxed);
+    while (from_batch < batches_.size() && piece >= batches_[from_batch].end) {
+        from_batch++;
+    }
+    return {from_batch, piece};
+}
+
+fused_pass::extent fused_pass::weights_of(const taken & t) const {
+    if (t.batch == batches_.size() || batches_[t.batch].kind != batch::what::multiply) {
+        return {nullptr, 0};
+    }
+    const batch &       b      = batches_[t.batch];
+    const ggml_tensor * weight = plan_.stages[(size_t) b.stage].products[(size_t) b.product].weight();
+    const int64_t       first  = (t.piece - b.first) * b.per_piece, end = std::min(first + b.per_piece, weight->ne[1]);
+    const size_t        expert = (size_t) groups_[(size_t) b.group].expert;
+    return {(const char *) weight->data + expert * weight->nb[2] + (size_t) first * weight->nb[1], (end - first) * (int64_t) weight->nb[1]};
+}
+
+bool fused_pass::is_done(int batch_index) const {
+    const batch & b = batches_[(size_t) batch_index];
+    return counters_[(size_t) batch_index].done.load(std::memory_order_acquire) == b.end - b.first;
+}
+
+bool fused_pass::is_ready(const batch & b) const {
+    int i = b.after;
+    while (i < b.after_end && is_done(i)) {
+        i++;
+    }
+    return i == b.after_end;
 }
 
 void fused_pass::wait_for(const batch & b) const {
-    for (int i = b.after; i < b.after_end; i++) {
-        const batch & needed = batches_[(size_t) i];
-        for (backoff waiting; counters_[(size_t) i].done.load(std::memory_order_acquire) < needed.end - needed.first;) {
-            waiting.pause();
-        }
+    for (backoff waiting; !is_ready(b);) {
+        waiting.pause();
     }
 }
 
-void fused_pass::do_piece(const batch & b, int piece) {
+void fused_pass::do_piece(const batch & b, int piece, const taken & next) {
     const group & g = groups_[(size_t) b.group];
     const int64_t column = b.pieces_of_row > 0 ? piece % b.pieces_of_row * b.per_piece : 0;
     switch (b.kind) {
@@ -201,7 +239,7 @@ void fused_pass::do_piece(const batch & b, int piece) {
         case batch::what::multiply: {
             const chain_plan::product & p = plan_.stages[(size_t) b.stage].products[(size_t) b.product];
             const int64_t first = piece * b.per_piece;
-            multiply(p, g, first, std::min(first + b.per_piece, p.weight()->ne[1]));
+            multiply(p, g, first, std::min(first + b.per_piece, p.weight()->ne[1]), next);
         } break;
     }
 }
@@ -256,7 +294,7 @@ void fused_pass::compute_step(const chain_plan::value & v, int row, int64_t colu
     cpu_kernels::call(v.step, &node);
 }
 
-void fused_pass::multiply(const chain_plan::product & p, const group & g, int64_t first, int64_t end) {
+void fused_pass::multiply(const chain_plan::product & p, const group & g, int64_t first, int64_t end, const taken & next) {
     const ggml_tensor *       weight = p.weight();
     const chain_plan::value & v      = plan_.values[(size_t) p.value];
     const char *              rows   = (const char *) weight->data + (size_t) g.expert * weight->nb[2];
@@ -270,7 +308,10 @@ void fused_pass::multiply(const chain_plan::product & p, const group & g, int64_
         by[i] = operand_at(p.operand, row);
     }
     // a row of weights serves all that read it while it is near
+    const extent ahead = weights_of(next);
     for (int64_t r = first; r < end; r++) {
+        const int64_t done = r - first, all = end - first;
+        prefetch(ahead.data + ahead.n * done / all, ahead.data + ahead.n * (done + 1) / all);
         for (int i = 0; i < n; i++) {
             p.dot(width, to[i] + r, 0, rows + (size_t) r * weight->nb[1], 0, by[i], 0, 1);
         }

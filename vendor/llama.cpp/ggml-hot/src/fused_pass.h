@@ -45,6 +45,14 @@ private:
         int     first = 0, end = 0;     // numbers of its pieces
         int     after = 0, after_end = 0;
     };
+    struct taken {
+        size_t batch;  // batches_.size(): none was left
+        int    piece;
+    };
+    struct extent {
+        const char * data;
+        int64_t      n;
+    };
     struct alignas(64) counter {
         std::atomic<int> done{0};
     };
@@ -54,12 +62,16 @@ private:
     void    lay_out(const moe_block & block);
     void    cut();
     void    add_batch(batch b, int n_pieces);
+    taken   take(size_t from_batch);
+    extent  weights_of(const taken & t) const;
+    bool    is_done(int batch_index) const;
+    bool    is_ready(const batch & b) const;
     void    wait_for(const batch & b) const;
-    void    do_piece(const batch & b, int piece);
+    void    do_piece(const batch & b, int piece, const taken & next);
     void    convert(int operand, const float * from, int operand_row, int64_t column, int64_t n);
     void    finish_row(const chain_plan::stage & s, int row, int64_t column, int64_t n);
     void    compute_step(const chain_plan::value & v, int row, int64_t column, int64_t n);
-    void    multiply(const chain_plan::product & p, const group & g, int64_t first, int64_t end);
+    void    multiply(const chain_plan::product & p, const group & g, int64_t first, int64_t end, const taken & next);
     float * at(const chain_plan::value & v, int row) const;
     const void * operand_at(int operand, int row) const;
 
