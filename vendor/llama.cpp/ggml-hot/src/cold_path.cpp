@@ -83,7 +83,7 @@ ggml_status cold_path::compute(const moe_block & block, int n_threads, const std
     std::lock_guard<std::mutex> lock(mutex_);
     const cold_rows cold{inputs, positions, experts, rows};
     const auto      begin  = std::chrono::steady_clock::now();
-    const bool      fused  = fused_ && pass_.prepare(block, kernels_, cold);
+    const bool      fused  = fused_ && pass_.prepare(block, kernels_, cold, n_threads);
     ggml_status     status = GGML_STATUS_SUCCESS;
     if (fused) {
         workers_.run(n_threads, [this] { pass_.work(); });

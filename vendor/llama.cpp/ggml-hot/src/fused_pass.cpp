@@ -26,10 +26,11 @@ static int64_t round_up(int64_t n, int64_t to) {
     }
 }
 
-bool fused_pass::prepare(const moe_block & block, const cpu_kernels & kernels, const cold_rows & rows) {
-    block_  = &block;
-    rows_   = &rows;
-    n_rows_ = (int) rows.positions.size();
+bool fused_pass::prepare(const moe_block & block, const cpu_kernels & kernels, const cold_rows & rows, int n_threads) {
+    block_     = &block;
+    rows_      = &rows;
+    n_rows_    = (int) rows.positions.size();
+    n_threads_ = n_threads;
     if (!group_rows() || !plan_.make(block, kernels)) {
         return false;
     }
@@ -112,6 +113,7 @@ void fused_pass::lay_out(const moe_block & block) {
 // the pieces before are at work on them, and waiting always ends.
 void fused_pass::cut() {
     batches_.clear();
+    stage_ends_.clear();
     // stage 0: the inputs that products read; a few pieces for each
     for (int operand : plan_.stages[0].operands) {
         const int     input     = plan_.values[(size_t) plan_.operands[(size_t) operand].value].input;
@@ -148,6 +150,7 @@ void fused_pass::cut() {
                 latest[(size_t) g] = {index, (int) batches_.size()};
             }
         }
+        stage_ends_.push_back(batches_.empty() ? 0 : batches_.back().end);
     }
     if (n_counters_ < batches_.size()) {
         n_counters_ = 2 * batches_.size();
@@ -166,12 +169,10 @@ void fused_pass::add_batch(batch b, int n_pieces) {
 }
 
 void fused_pass::work() {
-    // The next piece is taken before the present one is done, so that its weights come on their way meanwhile. What a
-    // piece needs was taken before it, by threads that are at it or at something yet earlier: so waiting still ends.
-    taken now = take(0);
-    while (now.batch < batches_.size()) {
-        const batch & b    = batches_[now.batch];
-        const taken   next = take(now.batch);
+    for (taken now = take(0); now.batch < batches_.size();) {
+        const batch & b     = batches_[now.batch];
+        const bool    ahead = may_take_ahead(b);
+        const taken   next  = ahead ? take(now.batch) : taken{batches_.size(), 0};
         if (!is_ready(b)) {
             for (const extent & w : {weights_of(now), weights_of(next)}) {
                 prefetch(w.data, w.data + w.n);
@@ -180,8 +181,17 @@ void fused_pass::work() {
         }
         do_piece(b, now.piece - b.first, next);
         counters_[now.batch].done.fetch_add(1, std::memory_order_release);
-        now = next;
+        now = ahead ? next : take(now.batch);
     }
+}
+
+// A thread takes the next piece before the present one is done, so that its weights come on their way meanwhile. What a
+// piece needs was taken before it, by threads that are at it or at something yet earlier: so waiting still ends. But the
+// last pieces of a stage go to whoever is free: others wait for them.
+bool fused_pass::may_take_ahead(const batch & b) const {
+    const int  next   = next_piece_.load(std::memory_order_relaxed);
+    const auto urgent = [&](int end) { return next >= end - n_threads_ && next < end; };
+    return b.kind == batch::what::multiply && std::none_of(stage_ends_.begin(), stage_ends_.end(), urgent);
 }
 
 fused_pass::taken fused_pass::take(size_t from_batch) {

@@ -25,9 +25,9 @@ public:
     explicit fused_pass(size_t piece_bytes) : piece_bytes_(piece_bytes) {}
 
     // Gets everything ready; false when the graph has to do it. The arguments must live until the work is done.
-    bool prepare(const moe_block & block, const cpu_kernels & kernels, const cold_rows & rows);
+    bool prepare(const moe_block & block, const cpu_kernels & kernels, const cold_rows & rows, int n_threads);
 
-    // Any number of threads at once; the work is done when all of them have returned.
+    // Any number of threads at once, about n_threads of them; the work is done when all of them have returned.
     void work();
 
 private:
@@ -64,6 +64,7 @@ private:
     void    add_batch(batch b, int n_pieces);
     taken   take(size_t from_batch);
     extent  weights_of(const taken & t) const;
+    bool    may_take_ahead(const batch & b) const;
     bool    is_done(int batch_index) const;
     bool    is_ready(const batch & b) const;
     void    wait_for(const batch & b) const;
@@ -79,6 +80,7 @@ private:
     const moe_block *  block_ = nullptr;
     const cold_rows *  rows_  = nullptr;
     int                n_rows_ = 0;
+    int                n_threads_ = 1;
     chain_plan         plan_;
     std::vector<int>   by_expert_;                  // rows, those of an expert together
     std::vector<group> groups_;
@@ -88,6 +90,7 @@ private:
     std::vector<uint8_t *> operand_data_;           // for each operand
     std::vector<uint8_t>   memory_;
     std::vector<batch>     batches_;
+    std::vector<int>       stage_ends_;             // the first piece behind each stage
     std::unique_ptr<counter[]> counters_;           // for each batch
     size_t                 n_counters_ = 0;
     alignas(64) std::atomic<int> next_piece_{0};
