@@ -5,6 +5,8 @@
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 namespace hot {
@@ -15,7 +17,15 @@ template <typename F> static F cpu_function(const char * name) {
     return (F) ggml_backend_reg_get_proc_address(reg, name);
 }
 
-cold_path::cold_path() : cpu_(ggml_backend_dev_init(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), nullptr)) {}
+// llama.cpp's switch for its tests: matrix kernels for single rows, too. The graph obeys it, a pass of our own would not.
+static bool matrix_kernels_forced() {
+    const char * value = std::getenv("GGML_CPU_TILED_MM_FORCE");
+    return value && atoi(value) == 1;
+}
+
+cold_path::cold_path(const cold_options & options)
+    : fused_(options.fused && !matrix_kernels_forced()), pass_(options.piece_bytes), workers_(options.spin),
+      cpu_(ggml_backend_dev_init(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), nullptr)) {}
 
 cold_path::~cold_path() {
     cpu_.reset();
@@ -56,9 +66,39 @@ void * cold_path::next_bytes(size_t n) {
     return bytes;
 }
 
+// Bytes of the weights of all experts that are asked for.
+static uint64_t weight_bytes(const moe_block & block, std::vector<int32_t> experts) {
+    std::sort(experts.begin(), experts.end());
+    const auto n_distinct = std::unique(experts.begin(), experts.end()) - experts.begin();
+    uint64_t   bytes      = 0;
+    for (const expert_tensor & w : block.weights) {
+        bytes += (uint64_t) n_distinct * w.expert_bytes();
+    }
+    return bytes;
+}
+
 ggml_status cold_path::compute(const moe_block & block, int n_threads, const std::vector<const float *> & inputs,
-                               const std::vector<int> & positions, const std::vector<int32_t> & experts, float * rows) {
+                               const std::vector<int> & positions, const std::vector<int32_t> & experts, float * rows,
+                               cold_work * done) {
     std::lock_guard<std::mutex> lock(mutex_);
+    const cold_rows cold{inputs, positions, experts, rows};
+    const auto      begin  = std::chrono::steady_clock::now();
+    const bool      fused  = fused_ && pass_.prepare(block, kernels_, cold, n_threads);
+    ggml_status     status = GGML_STATUS_SUCCESS;
+    if (fused) {
+        workers_.run(n_threads, [this] { pass_.work(); });
+    } else {
+        status = compute_graph(block, n_threads, cold);
+    }
+    if (done) {
+        const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - begin;
+        *done = {fused, weight_bytes(block, experts), took.count()};
+    }
+    return status;
+}
+
+ggml_status cold_path::compute_graph(const moe_block & block, int n_threads, const cold_rows & cold) {
+    const auto & [inputs, positions, experts, rows] = cold;
     use_threads(n_threads);
     const int64_t n_rows    = (int64_t) positions.size();
     const size_t  n_tensors = block.chain.size() + block.inputs.size() + 1;

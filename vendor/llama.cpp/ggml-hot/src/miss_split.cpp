@@ -6,10 +6,17 @@ namespace hot {
 
 int miss_split::fetches(int n_missed, int most, size_t expert_bytes) const {
     const double cpu = cpu_us_per_byte_ * (double) expert_bytes, fetch = fetch_us_per_byte_ * (double) expert_bytes;
+    if (n_fetches_ < enough) {
+        return std::min({1, most, n_missed});  // to know how long it takes
+    }
+    const auto block_us = [&](int n) {
+        const int on_cpu = n_missed - n;
+        return std::max(hits_us_ + n * fetch, on_cpu > 0 ? on_cpu * cpu + join_us : 0);
+    };
     int    best    = 0;
-    double best_us = std::max(hits_us_, n_missed * cpu);
+    double best_us = block_us(0);
     for (int n = 1; n <= std::min(most, n_missed); n++) {
-        const double us = std::max(hits_us_ + n * fetch, (n_missed - n) * cpu);
+        const double us = block_us(n);
         if (us < best_us) {
             best    = n;
             best_us = us;

@@ -19,7 +19,8 @@ public:
     void hits_took(double us);
 
 private:
-    static constexpr int enough = 16;  // samples after which one alone no longer moves the mean by much
+    static constexpr int    enough  = 16;  // samples after which one alone no longer moves the mean by much
+    static constexpr double join_us = 25;  // rows of the CPU on their way to the GPU, and joined there (docs/engine.md)
 
     static void learn(double & mean, int & n, double sample);
 
