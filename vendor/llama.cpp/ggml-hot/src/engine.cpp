@@ -295,8 +295,12 @@ void engine::send_rows(const moe_block & block, const std::vector<int> & positio
 
 // Copies some of the missed experts to the GPU, which computes them with the hits. Returns their bytes.
 size_t engine::fetch_misses(const moe_block & block, cached_layer & layer, const std::vector<int> & missed) {
-    const int most = config_.fetch < 0 ? (int) missed.size() : config_.fetch;
-    const int n    = !layer.fetchable ? 0 : config_.fetch < 0 ? split_.fetches((int) missed.size(), most, layer.slot_bytes()) : most;
+    if (config_.fetch == 0 || !layer.fetchable) {
+        return 0;
+    }
+    const int  n_missed = (int) missed.size();
+    const bool probing  = cache_.link_is_free() && split_.wants_a_fetch();  // behind uploads it would take longer
+    const int  n        = config_.fetch > 0 ? config_.fetch : std::max(split_.fetches(n_missed, layer.slot_bytes()), probing ? 1 : 0);
     if (n == 0) {
         return 0;
     }
@@ -308,11 +312,7 @@ size_t engine::fetch_misses(const moe_block & block, cached_layer & layer, const
     }
     const double t0 = now_us();
     const std::vector<int> fetched = cache_.fetch(layer, missed, in_use, n);
-    if (!fetched.empty()) {
-        // at first each one is measured, later one now and then: the CPU waits meanwhile
-        measured_ = n_fetching_ < 32 || n_fetching_ % 64 == 0;
-        n_fetching_++;
-    }
+    measured_ = probing && !fetched.empty();
     if (measured_) {
         ggml_backend_synchronize(gpu_.stream());
         split_.fetch_took(fetched.size() * layer.slot_bytes(), now_us() - t0);

@@ -100,7 +100,6 @@ private:
 
     running_block      running_;
     miss_split         split_;
-    uint64_t           n_fetching_ = 0;  // blocks that fetched
     bool               measured_   = false;  // in this one, the GPU's parts are timed one by one
 
     std::mutex   mutex_;               // compute, settings and statistics exclude each other

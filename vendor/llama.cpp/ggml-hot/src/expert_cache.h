@@ -85,6 +85,8 @@ public:
     // that the graph can read them. Slots that the block reads (`in_use`, by slot) stay as they are.
     std::vector<int> fetch(cached_layer & layer, const std::vector<int> & missed, const std::vector<bool> & in_use, int most);
 
+    bool link_is_free() { return uploader_.backlog() == 0; }
+
     // Behind a block that is marked: uploads of what was planned begin, within the budget, when the GPU has read the slots.
     void start_uploads(cached_layer & layer);
 

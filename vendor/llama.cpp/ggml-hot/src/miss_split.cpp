@@ -4,18 +4,15 @@
 
 namespace hot {
 
-int miss_split::fetches(int n_missed, int most, size_t expert_bytes) const {
+int miss_split::fetches(int n_missed, size_t expert_bytes) const {
     const double cpu = cpu_us_per_byte_ * (double) expert_bytes, fetch = fetch_us_per_byte_ * (double) expert_bytes;
-    if (n_fetches_ < enough) {
-        return std::min({1, most, n_missed});  // to know how long it takes
-    }
     const auto block_us = [&](int n) {
         const int on_cpu = n_missed - n;
         return std::max(hits_us_ + n * fetch, on_cpu > 0 ? on_cpu * cpu + join_us : 0);
     };
     int    best    = 0;
     double best_us = block_us(0);
-    for (int n = 1; n <= std::min(most, n_missed); n++) {
+    for (int n = 1; n <= n_missed; n++) {
         const double us = block_us(n);
         if (us < best_us) {
             best    = n;
@@ -23,6 +20,15 @@ int miss_split::fetches(int n_missed, int most, size_t expert_bytes) const {
         }
     }
     return best;
+}
+
+bool miss_split::wants_a_fetch() {
+    constexpr int blocks_between = 256;
+    if (n_fetches_ >= enough && blocks_to_probe_-- > 0) {
+        return false;
+    }
+    blocks_to_probe_ = blocks_between;
+    return true;
 }
 
 // A mean at first, then one that forgets: machines warm up and others use them, too.

@@ -8,9 +8,13 @@ namespace hot {
 
 class miss_split {
 public:
-    // How many of `n_missed` experts of so many bytes to fetch, at most `most`, so that GPU and CPU end as early as they
-    // can: fetch and hit time on one side, the rest of the experts on the other.
-    int fetches(int n_missed, int most, size_t expert_bytes) const;
+    // How many of `n_missed` experts of so many bytes to fetch, so that GPU and CPU end as early as they can: fetch and
+    // hit time on one side, the rest of the experts on the other.
+    int fetches(int n_missed, size_t expert_bytes) const;
+
+    // Asked for each block that misses: whether one is to be fetched in order to measure it, whatever fetches() says. At
+    // first each is, later one now and then: the CPU waits meanwhile, and what is never done would never be learnt.
+    bool wants_a_fetch();
 
     // Measured: how long the CPU took for so many bytes, the GPU for fetching so many, and for computing with what is
     // resident.
@@ -28,6 +32,7 @@ private:
     double fetch_us_per_byte_ = 1.0 / 25e3;
     double hits_us_           = 40;
     int    n_cpu_ = 0, n_fetches_ = 0, n_hits_ = 0;
+    int    blocks_to_probe_ = 0;  // blocks until the next one is measured
 };
 
 }  // namespace hot
