@@ -60,6 +60,9 @@ class HotStats(_Frozen):
     misses: int
     uploads: int = Field(description="experts copied to VRAM")
     uploaded_bytes: int
+    fetched_bytes: int = Field(
+        default=0, description="of these, experts that were missed and computed on the GPU at once"
+    )
     cache_bytes: int = Field(description="VRAM that the cache allocated")
     fallback_nodes: int = Field(default=0, description="graph nodes computed one by one on the CPU")
     layer_hit_rate: list[float] = Field(default_factory=list, description="hit rate of each cached layer")

@@ -198,6 +198,7 @@ def _hot(data: dict[str, Any]) -> HotStats:
         misses=int(data["misses"]),
         uploads=int(data["uploads"]),
         uploaded_bytes=int(data["uploaded_bytes"]),
+        fetched_bytes=int(data.get("fetched_bytes", 0)),
         cache_bytes=int(data["cache_bytes"]),
         fallback_nodes=int(data.get("fallback_nodes", 0)),
         layer_hit_rate=[hits / (hits + misses) if hits + misses else 0.0 for hits, misses in layers],

@@ -13,7 +13,7 @@ from hottune.units import mib
 _FLOAT = 4  # bytes of an activation
 _MASK = 2  # bytes of one entry of the attention mask
 _CONTEXT_STEP = 256  # llama.cpp rounds the context up to a multiple of this
-_STREAM_PLACES = 2  # layers that the device holds whole while it streams
+_STREAM_LAYERS = 1  # whose experts the device has room for while it streams
 _OFFLOAD_BATCH = 32  # llama.cpp's GGML_OP_OFFLOAD_MIN_BATCH
 
 
@@ -57,7 +57,7 @@ def estimate(shape: MoeShape, placement: Placement, *, overhead_mib: float = 0.0
     whole = shape.layer_expert_bytes[placement.n_cpu_moe :]
     kept = min(placement.hot_k, shape.n_experts)
     streams = placement.hot_k > 0 and 0 < placement.stream_from <= placement.ubatch
-    streamed = _STREAM_PLACES * max(on_cpu, default=0) if streams else 0
+    streamed = _STREAM_LAYERS * max(on_cpu, default=0) if streams else 0
     return MemoryNeed(
         vram_dense_mib=mib(shape.dense_bytes),
         vram_experts_mib=mib(sum(whole)),

@@ -21,7 +21,7 @@ from hottune.workload.facts import Workload
 
 SCHEMA_VERSION = 1
 
-ArmName = Literal["all-cpu", "layers", "fit", "hot"]
+ArmName = Literal["all-cpu", "layers", "fit", "hot", "probe", "hot+layers"]
 Metric = Literal["decode", "prefill", "turn"]
 
 
