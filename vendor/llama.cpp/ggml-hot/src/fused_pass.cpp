@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <tuple>
 
 namespace hot {
 
@@ -53,7 +52,7 @@ bool fused_pass::group_rows() {
         }
         groups_.back().end = i + 1;
     }
-    return std::all_of(groups_.begin(), groups_.end(), [](const group & g) { return g.end - g.begin < rows_for_a_matrix_kernel; });
+    return std::all_of(groups_.begin(), groups_.end(), [](const group_of_rows & g) { return g.end - g.begin < rows_for_a_matrix_kernel; });
 }
 
 // Rows of a token mostly read the same row of an input: it is converted once.
@@ -110,47 +109,27 @@ void fused_pass::lay_out(const moe_block & block) {
 }
 
 // Cuts the work into pieces, in an order in which what a piece needs always comes before it: then the threads that took
-// the pieces before are at work on them, and waiting always ends.
+// those are at work on them, and waiting always ends. Mostly there is nothing to wait for: what finishes a group's rows
+// stands behind the next group's products, when its own have had time to be done.
 void fused_pass::cut() {
     batches_.clear();
-    stage_ends_.clear();
-    // stage 0: the inputs that products read; a few pieces for each
-    for (int operand : plan_.stages[0].operands) {
-        const int     input     = plan_.values[(size_t) plan_.operands[(size_t) operand].value].input;
-        const int     n_sources = (int) sources_[(size_t) input].size();
-        const int64_t width     = plan_.values[(size_t) plan_.operands[(size_t) operand].value].width();
-        const int64_t columns   = n_sources == 1 ? columns_together : round_up(width, columns_together);
-        const int     pieces    = (int) ((width + columns - 1) / columns);
-        add_batch({batch::what::convert, 0, operand, 0, columns, pieces}, n_sources * pieces);
-    }
-    const int converted = (int) batches_.size();
-    std::vector<std::pair<int, int>> latest(groups_.size(), {0, converted});  // what the next batch of a group needs
-    for (int stage = 0; stage < (int) plan_.stages.size(); stage++) {
-        const chain_plan::stage & s = plan_.stages[(size_t) stage];
-        for (int g = 0; g < (int) groups_.size(); g++) {
-            if (stage > 0 && s.width > 0) {
-                const bool    split   = s.by_columns && n_rows_ <= 2 * rows_for_a_matrix_kernel;
-                const int64_t columns = split ? columns_together : round_up(s.width, columns_together);
-                const int     pieces  = (int) ((s.width + columns - 1) / columns);
-                const int     index   = (int) batches_.size();
-                batch b{batch::what::finish, stage, 0, g, columns, pieces};
-                std::tie(b.after, b.after_end) = latest[(size_t) g];
-                add_batch(b, (groups_[(size_t) g].end - groups_[(size_t) g].begin) * pieces);
-                latest[(size_t) g] = {index, index + 1};
+    urgent_.clear();
+    add_conversions();
+    needs_.assign(groups_.size(), {0, (int) batches_.size()});
+    const int last = (int) groups_.size() - 1, last_stage = (int) plan_.stages.size() - 1;
+    for (int stage = 0; stage <= last_stage; stage++) {
+        for (int group = 0; group <= last; group++) {
+            if (stage > 0 && group == std::min(1, last)) {
+                add_finish(stage, last);
             }
-            const int index = (int) batches_.size();
-            for (int p = 0; p < (int) s.products.size(); p++) {
-                const ggml_tensor * weight = s.products[(size_t) p].weight();
-                const int64_t rows = std::max<int64_t>(1, (int64_t) (piece_bytes_ / weight->nb[1]) / rows_together) * rows_together;
-                batch b{batch::what::multiply, stage, p, g, rows, 0};
-                std::tie(b.after, b.after_end) = latest[(size_t) g];
-                add_batch(b, (int) ((weight->ne[1] + rows - 1) / rows));
+            add_products(stage, group);
+            if (group == last && !batches_.empty()) {
+                urgent_.push_back({batches_.back().end - n_threads_, batches_.back().end});
             }
-            if (!s.products.empty()) {
-                latest[(size_t) g] = {index, (int) batches_.size()};
+            if (stage < last_stage && group > 0) {
+                add_finish(stage + 1, group - 1);
             }
         }
-        stage_ends_.push_back(batches_.empty() ? 0 : batches_.back().end);
     }
     if (n_counters_ < batches_.size()) {
         n_counters_ = 2 * batches_.size();
@@ -160,6 +139,47 @@ void fused_pass::cut() {
         counters_[i].done.store(0, std::memory_order_relaxed);
     }
     next_piece_.store(0, std::memory_order_relaxed);
+}
+
+// The inputs that products read.
+void fused_pass::add_conversions() {
+    for (int operand : plan_.stages[0].operands) {
+        const chain_plan::value & v = plan_.values[(size_t) plan_.operands[(size_t) operand].value];
+        const int     n_sources = (int) sources_[(size_t) v.input].size();
+        const int64_t columns   = n_sources == 1 ? columns_together : round_up(v.width(), columns_together);
+        const int     pieces    = (int) ((v.width() + columns - 1) / columns);
+        add_batch({batch::what::convert, 0, operand, 0, columns, pieces}, n_sources * pieces);
+    }
+}
+
+void fused_pass::add_products(int stage, int group) {
+    const auto & products = plan_.stages[(size_t) stage].products;
+    const range  needed   = needs_[(size_t) group];
+    const int    begin    = (int) batches_.size();
+    for (int p = 0; p < (int) products.size(); p++) {
+        const ggml_tensor * weight = products[(size_t) p].weight();
+        const int64_t rows = std::max<int64_t>(1, (int64_t) (piece_bytes_ / weight->nb[1]) / rows_together) * rows_together;
+        add_batch({batch::what::multiply, stage, p, group, rows, 0, needed}, (int) ((weight->ne[1] + rows - 1) / rows));
+    }
+    if (!products.empty()) {
+        needs_[(size_t) group] = {begin, (int) batches_.size()};
+    }
+}
+
+void fused_pass::add_finish(int stage, int group) {
+    const chain_plan::stage & s = plan_.stages[(size_t) stage];
+    if (s.width == 0) {
+        return;
+    }
+    // with many rows there are pieces enough
+    const bool    split   = s.by_columns && n_rows_ <= 2 * rows_for_a_matrix_kernel;
+    const int64_t columns = split ? columns_together : round_up(s.width, columns_together);
+    const int     pieces  = (int) ((s.width + columns - 1) / columns);
+    const int     begin   = (int) batches_.size();
+    const group_of_rows & g = groups_[(size_t) group];
+    add_batch({batch::what::finish, stage, 0, group, columns, pieces, needs_[(size_t) group]}, (g.end - g.begin) * pieces);
+    needs_[(size_t) group] = {begin, begin + 1};
+    urgent_.push_back({batches_.back().first, batches_.back().end});
 }
 
 void fused_pass::add_batch(batch b, int n_pieces) {
@@ -186,12 +206,12 @@ void fused_pass::work() {
 }
 
 // A thread takes the next piece before the present one is done, so that its weights come on their way meanwhile. What a
-// piece needs was taken before it, by threads that are at it or at something yet earlier: so waiting still ends. But the
-// last pieces of a stage go to whoever is free: others wait for them.
+// piece needs was taken before it, by threads that are at it or at something yet earlier: so waiting still ends. But
+// pieces that others are about to wait for go to whoever is free.
 bool fused_pass::may_take_ahead(const batch & b) const {
     const int  next   = next_piece_.load(std::memory_order_relaxed);
-    const auto urgent = [&](int end) { return next >= end - n_threads_ && next < end; };
-    return b.kind == batch::what::multiply && std::none_of(stage_ends_.begin(), stage_ends_.end(), urgent);
+    const auto has_it = [&](const range & r) { return r.begin <= next && next < r.end; };
+    return b.kind == batch::what::multiply && std::none_of(urgent_.begin(), urgent_.end(), has_it);
 }
 
 fused_pass::taken fused_pass::take(size_t from_batch) {
@@ -219,11 +239,11 @@ bool fused_pass::is_done(int batch_index) const {
 }
 
 bool fused_pass::is_ready(const batch & b) const {
-    int i = b.after;
-    while (i < b.after_end && is_done(i)) {
+    int i = b.needs.begin;
+    while (i < b.needs.end && is_done(i)) {
         i++;
     }
-    return i == b.after_end;
+    return i == b.needs.end;
 }
 
 void fused_pass::wait_for(const batch & b) const {
@@ -233,7 +253,7 @@ void fused_pass::wait_for(const batch & b) const {
 }
 
 void fused_pass::do_piece(const batch & b, int piece, const taken & next) {
-    const group & g = groups_[(size_t) b.group];
+    const group_of_rows & g = groups_[(size_t) b.group];
     const int64_t column = b.pieces_of_row > 0 ? piece % b.pieces_of_row * b.per_piece : 0;
     switch (b.kind) {
         case batch::what::convert: {
@@ -304,7 +324,7 @@ void fused_pass::compute_step(const chain_plan::value & v, int row, int64_t colu
     cpu_kernels::call(v.step, &node);
 }
 
-void fused_pass::multiply(const chain_plan::product & p, const group & g, int64_t first, int64_t end, const taken & next) {
+void fused_pass::multiply(const chain_plan::product & p, const group_of_rows & g, int64_t first, int64_t end, const taken & next) {
     const ggml_tensor *       weight = p.weight();
     const chain_plan::value & v      = plan_.values[(size_t) p.value];
     const char *              rows   = (const char *) weight->data + (size_t) g.expert * weight->nb[2];
@@ -317,7 +337,8 @@ void fused_pass::multiply(const chain_plan::product & p, const group & g, int64_
         to[i] = at(v, row);
         by[i] = operand_at(p.operand, row);
     }
-    // a row of weights serves all that read it while it is near
+    // A row of weights serves all that read it while it is near, one at a time: so does the graph, even where the kernel
+    // could take two, and then gives other bits.
     const extent ahead = weights_of(next);
     for (int64_t r = first; r < end; r++) {
         const int64_t done = r - first, all = end - first;

@@ -32,18 +32,21 @@ public:
 
 private:
     // The rows that go through the same expert: the places in by_expert_ from begin to end.
-    struct group {
+    struct group_of_rows {
         int32_t expert;
         int     begin, end;
     };
-    // Pieces of one kind, which need the batches from `after` to `after_end` and nothing behind those.
+    struct range {
+        int begin, end;
+    };
+    // Pieces of one kind, and the batches that must be done before.
     struct batch {
         enum class what { convert, finish, multiply } kind;
         int     stage, product, group;
         int64_t per_piece;              // columns, or rows of weights
         int     pieces_of_row;          // convert, finish
+        range   needs = {0, 0};
         int     first = 0, end = 0;     // numbers of its pieces
-        int     after = 0, after_end = 0;
     };
     struct taken {
         size_t batch;  // batches_.size(): none was left
@@ -61,6 +64,9 @@ private:
     void    find_sources(const moe_block & block);
     void    lay_out(const moe_block & block);
     void    cut();
+    void    add_conversions();
+    void    add_products(int stage, int group);
+    void    add_finish(int stage, int group);
     void    add_batch(batch b, int n_pieces);
     taken   take(size_t from_batch);
     extent  weights_of(const taken & t) const;
@@ -72,7 +78,7 @@ private:
     void    convert(int operand, const float * from, int operand_row, int64_t column, int64_t n);
     void    finish_row(const chain_plan::stage & s, int row, int64_t column, int64_t n);
     void    compute_step(const chain_plan::value & v, int row, int64_t column, int64_t n);
-    void    multiply(const chain_plan::product & p, const group & g, int64_t first, int64_t end, const taken & next);
+    void    multiply(const chain_plan::product & p, const group_of_rows & g, int64_t first, int64_t end, const taken & next);
     float * at(const chain_plan::value & v, int row) const;
     const void * operand_at(int operand, int row) const;
 
@@ -83,14 +89,15 @@ private:
     int                n_threads_ = 1;
     chain_plan         plan_;
     std::vector<int>   by_expert_;                  // rows, those of an expert together
-    std::vector<group> groups_;
+    std::vector<group_of_rows>              groups_;
     std::vector<std::vector<const float *>> sources_;       // for each input: its distinct rows, ...
     std::vector<std::vector<int>>           source_of_row_; // ... and which of them a row reads
     std::vector<float *>   value_data_;             // for each value of the plan
     std::vector<uint8_t *> operand_data_;           // for each operand
     std::vector<uint8_t>   memory_;
     std::vector<batch>     batches_;
-    std::vector<int>       stage_ends_;             // the first piece behind each stage
+    std::vector<range>     needs_;                  // for each group: what its next batch needs
+    std::vector<range>     urgent_;                 // pieces that others will wait for
     std::unique_ptr<counter[]> counters_;           // for each batch
     size_t                 n_counters_ = 0;
     alignas(64) std::atomic<int> next_piece_{0};

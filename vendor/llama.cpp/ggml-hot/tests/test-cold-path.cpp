@@ -28,7 +28,8 @@ static void give_data(ggml_tensor * t, std::vector<std::vector<uint8_t>> & stora
     ggml_quantize_chunk(t->type, floats.data(), rows.data(), 0, n_rows, t->ne[0], even.data());
     storage.emplace_back(ggml_nbytes(t));
     for (int64_t r = 0; r < ggml_nrows(t); r++) {
-        memcpy(storage.back().data() + (size_t) r * row_bytes, rows.data() + (size_t) ((r + r / std::max<int64_t>(1, t->ne[1])) % n_rows) * row_bytes, row_bytes);
+        const int64_t from = (r + r / t->ne[1]) % n_rows;
+        memcpy(storage.back().data() + (size_t) r * row_bytes, rows.data() + (size_t) from * row_bytes, row_bytes);
     }
     t->data = storage.back().data();
 }
@@ -107,8 +108,9 @@ static cold_form random_form() {
     };
     f.n_embd = width(f.gate, f.up);
     f.n_ff   = width(f.down, f.down);
-    if (f.on_host == part::only_gate && (f.merged || f.activation == act::swiglu_one || f.activation == act::silu_ungated || f.activation == act::relu_squared)) {
-        f.on_host = part::whole;  // no gate of its own
+    const bool own_gate = !f.merged && f.activation != act::swiglu_one && f.activation != act::silu_ungated && f.activation != act::relu_squared;
+    if (f.on_host == part::only_gate && !own_gate) {
+        f.on_host = part::whole;
     }
     return f;
 }
