@@ -95,8 +95,8 @@ def read_counters(log: str, placement: Placement, shape: MoeShape) -> HotStats |
     slots = min(placement.hot_k, shape.n_experts)
     n_layers = sum(1 for layer in shape.layer_expert_bytes[: placement.n_cpu_moe] if layer)
     each_bytes = sum(layer // shape.n_experts for layer in shape.layer_expert_bytes[: placement.n_cpu_moe])
-    prefill = [*_PREFILL.finditer(log)]
-    streamed = float(prefill[-1]["gb"]) if prefill else 0.0
+    streamed = [(int(one["blocks"]), float(one["gb"])) for one in _PREFILL.finditer(log)]
+    blocks, gb = streamed[-1] if streamed else (0, 0.0)
     phases = ("submit", "cold", "wait", "swap")
     return HotStats(
         slots=slots,
@@ -108,9 +108,9 @@ def read_counters(log: str, placement: Placement, shape: MoeShape) -> HotStats |
         cache_bytes=each_bytes * slots,
         time_us={phase: float(last[phase]) for phase in phases if last[phase]},
         policy="window",
-        stream_blocks=int(prefill[-1]["blocks"]) if prefill else 0,
-        stream_bytes=int(streamed * 1e9),
-        stream_buffer_bytes=STREAM_LAYERS * max(shape.layer_expert_bytes) if streamed else 0,
+        stream_blocks=blocks,
+        stream_bytes=int(gb * 1e9),
+        stream_buffer_bytes=STREAM_LAYERS * max(shape.layer_expert_bytes) if blocks else 0,
     )
 
 

@@ -30,7 +30,7 @@ class Pace:
     """How long cells take, to end in time."""
 
     budget_s: float | None
-    started_s: float = field(default_factory=time.monotonic)
+    started_s: float = field(default_factory=lambda: time.monotonic())
     seen_s: dict[Cell, float] = field(default_factory=dict)
 
     def elapsed_s(self) -> float:
