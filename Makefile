@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 MATRIX ?= cpu
 # Shows on any machine that the benchmark works, on the virtual GPU; its numbers mean nothing.
-SMOKE_RUN := demo --backend cpu --ceilings 25,50 --ubatches 64 --scale 0.05 --threads 1 --out reports/smoke.json
+SMOKE_RUN := demo --backend cpu --ceilings 25,50 --ubatches 64 --scale 0.05 --threads 1 --out build/bench-device.json
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint device-unit device-sanitize test-device bench bench-device clean

@@ -16,6 +16,8 @@ from hottune.units import mib
 
 #: VRAM, MiB, that a plug-in takes beside slots and stream (streams, row buffers, kernels), until measured.
 OVERHEAD_MIB = 64.0
+#: Share of the slots that is given up after running out of memory, which does not say by how much.
+OOM_SHARE = 0.15
 #: Placements of a cell that are tried until one keeps to the ceiling, or fills it.
 ATTEMPTS = 3
 
@@ -155,11 +157,16 @@ def next_try(cell: Cell, room: Room, placement: Placement, outcome: Outcome) -> 
         return None
     if isinstance(outcome, OutOfMemory | Rejected):
         if cell.arm == "layers":
-            fewer = placement.n_cpu_moe + 1
-            return placement.model_copy(update={"n_cpu_moe": fewer}) if fewer < room.shape.n_layers else None
+            emptier = placement.n_cpu_moe + 1
+            return (
+                placement.model_copy(update={"n_cpu_moe": emptier}) if emptier < room.shape.n_layers else None
+            )
         peak_mib = outcome.vram_peak_mib if isinstance(outcome, Rejected) else None
-        over_mib = max(0.0, (peak_mib or 0.0) - room.ceiling_mib)
-        hot_k = placement.hot_k - max(1, math.ceil(over_mib / room.slot_mib(placement.n_cpu_moe)))
+        if peak_mib is None:
+            fewer = math.ceil(placement.hot_k * OOM_SHARE)
+        else:
+            fewer = math.ceil((peak_mib - room.ceiling_mib) / room.slot_mib(placement.n_cpu_moe))
+        hot_k = placement.hot_k - max(1, fewer)
         return placement.model_copy(update={"hot_k": hot_k}) if hot_k > 0 else None
     if cell.arm == "layers" and isinstance(outcome, Measurement) and placement.n_cpu_moe > 0:
         layer_mib = mib(room.shape.layer_expert_bytes[placement.n_cpu_moe - 1])

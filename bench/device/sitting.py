@@ -105,7 +105,9 @@ class Sitting:
             update={
                 "arms": found,
                 "trials": self.trials,
-                "ceiling_mib": max((one.ceiling_mib for one in ordered.values()), default=0.0),
+                "ceiling_mib": max(
+                    (one.ceiling_mib for cell, one in ordered.items() if cell.percent), default=0.0
+                ),
                 "seconds": self.before_s + self.pace.elapsed_s(),
             }
         )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from device_rows import SHAPE
+from device_rows import SHAPE, frame, measured, options
 
-from bench.device.probe import build_probe, probe_env, read_counters
+from bench.device.probe import beside, build_probe, probe_env, read_counters
 from hottune.errors import BuildFailedError
+from hottune.machine.probe import virtual_gpu
+from hottune.outcomes import Measurement
 from hottune.placement import Placement
+from hottune.tasks import measure
 from hottune.units import MIB
 
 PLACEMENT = Placement(n_cpu_moe=10, hot_k=20, threads=8)
@@ -56,3 +61,51 @@ def test_a_folder_without_ggml_is_refused_before_compiling(tmp_path: Path) -> No
     source.write_text("int x;")
     with pytest.raises(BuildFailedError, match="libggml"):
         build_probe(source, tmp_path, tmp_path, tmp_path / "out")
+
+
+class FakeServer:
+    """A server whose log ends with what the plug-in prints."""
+
+    base_url, pid, load_s, virtual_peak_mib = "http://127.0.0.1:1", 1, 2.0, 700.0
+
+    def __init__(self, printed: str) -> None:
+        self.printed, self.stopped = printed, False
+
+    def hot_stats(self) -> None:
+        return None
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def log_text(self) -> str:
+        return self.printed if self.stopped else ""
+
+    def log_tail(self) -> list[str]:
+        return []
+
+    def engagement(self) -> object:
+        return measured(20).engagement
+
+
+@pytest.mark.parametrize(("printed", "kind"), [(LOG, "measurement"), ("", "not_engaged")])
+def test_a_server_is_measured_with_it_only_if_it_says_so(
+    printed: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    @contextmanager
+    def launch(engine: object, model: object, placement: Placement, **more: object) -> Iterator[FakeServer]:
+        asked.update(more, hot_k=placement.hot_k)
+        yield FakeServer(printed)
+
+    monkeypatch.setattr(measure, "launch", launch)
+    samples = [one.model_copy(update={"token_ms": [1.0]}) for one in measured(20).requests]
+    monkeypatch.setattr(measure, "drive", lambda *_, **__: samples)
+    facts = frame(options(tmp_path))
+    plain = measure.Bench(facts.engine, facts.model, virtual_gpu(9000), 800, facts.workload, tmp_path)
+    outcome = beside(plain, Path("/x/probe.so")).measure(PLACEMENT)
+    assert outcome.kind == kind
+    assert asked["hot_k"] == 0, "our own device is not loaded"
+    assert asked["extra_env"] == probe_env(Path("/x/probe.so"), 20)
+    if isinstance(outcome, Measurement):
+        assert outcome.hit_rate == pytest.approx(0.66)

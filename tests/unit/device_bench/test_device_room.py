@@ -94,3 +94,6 @@ def test_too_much_is_answered_with_less_and_room_with_one_layer_more(tmp_path: P
     fewer = next_try(hot, room(25), cache, Rejected(detail="", vram_peak_mib=775))
     assert fewer is not None
     assert fewer.hot_k == cache.hot_k - 3
+    after_oom = next_try(hot, room(25), cache, oom)
+    assert after_oom is not None
+    assert after_oom.hot_k == cache.hot_k - 3
