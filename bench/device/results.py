@@ -10,6 +10,7 @@ from statistics import fmean
 from bench.device.bound import decode_bound
 from bench.device.cells import Cell
 from bench.device.compare import compared
+from bench.device.options import ARMS
 from hottune.errors import BadSettingError
 from hottune.outcomes import Measurement, Outcome
 from hottune.placement import Placement
@@ -149,7 +150,11 @@ def write(text: str, path: Path) -> None:
     unfinished.replace(path)
 
 
-def sorted_like(cells: Sequence[Cell], measured: Mapping[Cell, Measured]) -> dict[Cell, Measured]:
-    """Return what was measured in the order of the plan; cells of an earlier sitting alone come last."""
-    first = [cell for cell in cells if cell in measured]
-    return {cell: measured[cell] for cell in [*first, *(cell for cell in measured if cell not in first)]}
+def sorted_cells(measured: Mapping[Cell, Measured], threads: Sequence[int]) -> dict[Cell, Measured]:
+    """Return what was measured in the order of the table: first number of threads first, then by ceiling."""
+
+    def place(cell: Cell) -> tuple[object, ...]:
+        rank = threads.index(cell.threads) if cell.threads in threads else len(threads)
+        return rank, cell.threads, cell.percent or 0.0, cell.ubatch, ARMS.index(cell.arm)
+
+    return {cell: measured[cell] for cell in sorted(measured, key=place)}

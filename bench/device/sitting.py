@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bench.device.cells import Cell, in_order, planned
-from bench.device.results import Measured, rows, sorted_like, taken_over, write
+from bench.device.results import Measured, rows, sorted_cells, taken_over, write
 from bench.device.room import ATTEMPTS, Learnt, Room, next_try
 from bench.device.setting import Setting
 from bench.device.table import markdown
@@ -23,6 +23,8 @@ from hottune.units import format_seconds
 
 #: How much longer than the longest server of its kind one may take.
 _SLACK = 1.15
+#: What ending a server takes, for cells of an earlier sitting, whose time was not kept.
+_STOPPING_S = 5.0
 
 
 @dataclass
@@ -82,6 +84,8 @@ class Sitting:
             for cell, one in self.measured.items():
                 for found in one.found:
                     self._learn(cell, one.placement, found)
+                    turns_s = sum(request.turn_s for request in found.requests)
+                    self.pace.seen_s[cell] = found.load_s + turns_s + _STOPPING_S
 
     def run(self) -> Report:
         """Measure until all is done or the time is up; return the result, which is written by then."""
@@ -99,7 +103,7 @@ class Sitting:
 
     def save(self) -> Report:
         """Write the result and its table, and return it."""
-        ordered = sorted_like(self.cells, self.measured)
+        ordered = sorted_cells(self.measured, self.setting.threads)
         found = rows(ordered, self.setting.frame, self.setting.bandwidths)
         report = self.setting.frame.model_copy(
             update={
@@ -158,7 +162,7 @@ class Sitting:
         placement, outcome = first, self._measure(cell, room, first, launch_mib)
         for _ in range(ATTEMPTS - 1):
             other = next_try(cell, room, placement, outcome)
-            if other is None:
+            if other is None or (isinstance(outcome, Measurement) and not self.pace.allows(cell)):
                 break
             then = self._measure(cell, room, other, launch_mib)
             if isinstance(outcome, Measurement) and not isinstance(then, Measurement):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,19 @@ def test_with_reuse_a_small_cache_may_not_use_the_large_ones_room(
     report = sit(FakeBench(answering), tmp_path, "--reuse", "--arms", "hot")
     assert row(report, "hot", 25).outcome == "rejected"
     assert row(report, "hot", 50).outcome == "measurement"
+
+
+def test_how_long_servers_took_is_known_from_the_earlier_sitting(tmp_path: Path) -> None:
+    sit(FakeBench(), tmp_path, "--arms", "layers")
+    bench = FakeBench()
+    sit(bench, tmp_path, "--arms", "layers,hot", "--add", str(tmp_path / "out.json"), budget_s=12)
+    assert bench.asked == [], "10 s to load, 1 s a request, and the end"
+
+
+def test_rows_stand_by_ceiling_whichever_sitting_they_are_of(tmp_path: Path) -> None:
+    sit(FakeBench(), tmp_path, "--ceilings", "50", "--threads", "16,8")
+    both = sit(
+        FakeBench(), tmp_path, "--ceilings", "35", "--threads", "16", "--add", str(tmp_path / "out.json")
+    )
+    rows = [(arm.placement.threads, arm.cell.ceiling_percent) for arm in both.arms if arm.cell]
+    assert [rank for rank, _ in groupby(rows)] == [(16, None), (16, 35), (16, 50), (8, 50)]
