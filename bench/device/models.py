@@ -37,10 +37,11 @@ def provide(shape: str, cache_dir: Path) -> Path:
     """
     out = cache_dir / "bench" / f"demo-as-{shape}.gguf"
     if not out.is_file():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f"{out.stem}.unfinished.gguf")
+        unfinished = out.parent / "unfinished" / out.name
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "hottune.cli.app", *command(shape, unfinished)], check=True)
-        unfinished.replace(out)
+        for written in (unfinished.with_name(f"{out.stem}.card.md"), unfinished):  # the model last
+            written.replace(out.with_name(written.name))
     return out
 
 
