@@ -39,7 +39,8 @@ def provide(shape: str, cache_dir: Path) -> Path:
     if not out.is_file():
         unfinished = out.parent / "unfinished" / out.name
         unfinished.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "hottune.cli.app", *command(shape, unfinished)], check=True)
+        argv = [sys.executable, "-m", "hottune.cli.app", *command(shape, unfinished)]
+        subprocess.run(argv, check=True, stdout=sys.stderr)  # ours is for the table
         for written in (unfinished.with_name(f"{out.stem}.card.md"), unfinished):  # the model last
             written.replace(out.with_name(written.name))
     return out
