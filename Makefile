@@ -6,9 +6,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 MATRIX ?= cpu
+# Shows on any machine that the benchmark works, on the virtual GPU; its numbers mean nothing.
+SMOKE_RUN := demo --backend cpu --ceilings 25,50 --ubatches 64 --scale 0.05 --threads 1 --out build/bench-device.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint device-unit device-sanitize test-device bench clean
+.PHONY: help setup demo test lint device-unit device-sanitize test-device bench bench-device clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -57,6 +59,10 @@ bench: setup ## the project's own benchmarks (bench/*.py)
 	@set -e; found=; for file in bench/*.py; do \
 	  [ -e "$$file" ] || continue; found=1; echo "== $$file"; $(BIN)/python "$$file"; done; \
 	[ -n "$$found" ] || echo "There are no benchmarks in bench/ yet."
+
+bench-device: setup ## the device against static placements (MODEL=..., SMOKE=1, ARGS="--help" for the rest)
+	@echo "== the device's benchmark"
+	$(BIN)/python -m bench.device $(if $(SMOKE),$(SMOKE_RUN),$(or $(MODEL),30b-a3b)) $(ARGS)
 
 clean: ## remove .venv and local build output; the cache folder stays
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,165 +1,179 @@
-"""The benchmark's result file and its table."""
+"""The result as Markdown: what ran on what, a row for each cell, and what it comes down to."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict
+from bench.device.compare import STATIC, best, decode, prefill
+from hottune.outcomes import HotStats, Measurement
+from hottune.report.markdown import bullets, table
+from hottune.report.schema import Against, Arm, Report
+from hottune.report.setup import setup
+from hottune.report.wording import is_virtual
 
-from hottune.engine.facts import EngineBuild
-from hottune.machine.facts import Machine
-from hottune.models.shape import ModelFile, MoeShape
-from hottune.outcomes import Measurement
-from hottune.report.schema import Arm
-from hottune.routing.bound import Bandwidths
-from hottune.workload.facts import Workload
-
-STATIC = ("all-cpu", "layers", "fit")
+NOTHING = "–"
+#: An interval whose ends are further apart tells nothing (two replicates); it stays in the result file.
+WIDE = 2.0
+REUSED = "\\* measured in the server of the cell before, its settings changed while it ran: no replicate."
+PHASES = ("submit", "cold", "wait", "swap")
 _GB = 1e9
+_SETUP = ("GPU", "CPU and RAM", "Model", "Experts", "KV and context", "Workload", "llama.cpp", "hottune")
+
+HEAD = [
+    "ceiling",
+    "arm",
+    "ubatch",
+    "placement",
+    "n",
+    "decode tok/s",
+    "× static",
+    "prefill tok/s",
+    "× static",
+    "× same ubatch",
+    "TTFT ms",
+    "VRAM MiB",
+    "of MiB",
+    "hit rate",
+    "slots",
+    "uploaded GB",
+    "fetched GB",
+    *(f"{phase} µs" for phase in PHASES),
+    "of bound",
+]
 
 
-class Row(BaseModel):
-    """One cell, measured: an arm of the tool's own result schema, and the ceiling it kept to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: str
-    percent: float
-    ceiling_mib: float | None
-    arm: Arm
-    floor_ms: float | None = None
-
-
-class Result(BaseModel):
-    """The whole benchmark of one model on one machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int = 1
-    commands: list[str]
-    machine: Machine
-    engine: EngineBuild
-    model: ModelFile
-    workload: Workload
-    bandwidths: Bandwidths | None = None
-    rows: list[Row] = []
+def markdown(report: Report) -> str:
+    """Return the whole page."""
+    threads = report.arms[0].placement.threads if report.arms else 0
+    main = [arm for arm in report.arms if arm.placement.threads == threads]
+    others = [arm for arm in report.arms if arm.placement.threads != threads]
+    blocks = ["**Virtual GPU: these numbers show that it works, not that it is fast.**"] * is_virtual(report)
+    blocks += [bullets([f"{label}: {value}" for label, value in _setup(report)])]
+    blocks += [f"```sh\n{report.command}\n```", table(HEAD, [row(arm) for arm in main], right_from=4)]
+    blocks += [REUSED] * any(_reused(arm) for arm in report.arms)
+    blocks += [summary(main), _threads(main, others), _failures(report)]
+    blocks += [bullets([note.text for note in report.warnings if note.code != "virtual-gpu"])]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def write(result: Result, path: Path) -> None:
-    """Replace the file in one step: what was measured is never lost half way."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(result.model_dump(mode="json"), indent=1) + "\n")
-    part.replace(path)
+def _setup(report: Report) -> list[tuple[str, str]]:
+    return [(label, value) for label, value in setup(report) if label in _SETUP]
 
 
-def floor_ms(shape: MoeShape, measured: Measurement, arm: Arm, machine: Bandwidths | None) -> float | None:
-    """Return the least time a token can take at the measured hit rate, ms; None without bandwidths.
-
-    All bytes it needs, each read once at the speed that was measured for its link: dense weights and KV (half
-    full) and resident experts from VRAM, missed experts by CPU and PCIe together. No latency, no launch.
-    """
-    if machine is None or arm.name in (
-        "fit",
-        "probe",
-    ):  # the first's layers and the second's misses are not known
-        return None
-    p = arm.placement
-    hits = measured.hit_rate or 0.0
-    used = sum(shape.layer_expert_bytes[: p.n_cpu_moe]) / shape.n_experts * shape.n_used
-    whole = sum(shape.layer_expert_bytes[p.n_cpu_moe :]) / shape.n_experts * shape.n_used
-    kv = shape.kv_bytes(p.context // 2, p.kv_type_k, p.kv_type_v)
-    in_vram = (shape.dense_bytes + kv + whole) / machine.hbm
-    cached = used * hits / machine.hbm
-    missed = (
-        used * (1 - hits) / (machine.cpu_overlapped + machine.pcie_overlapped if p.hot_k else machine.cpu)
-    )
-    return (in_vram + max(cached, missed)) / _GB * 1e3
-
-
-def table(result: Result) -> str:
-    """Return the rows and their summary as Markdown."""
-    gpu = result.machine.gpus[0].name if result.machine.gpus else "virtual GPU"
-    shape = result.model.shape
-    lines = [
-        f"{gpu}, {result.machine.cpu.name}. {shape.n_layers} layers x {shape.n_experts} experts, "
-        f"{shape.n_used} used, "
-        f"{sum(shape.layer_expert_bytes) / 2**30:.1f} GiB of experts ({shape.quant}). Workload "
-        f"{result.workload.name}: " + ", ".join(_length(one) for one in result.workload.requests[1:]) + ".",
-        "",
-        *(f"    {command}" for command in result.commands),
-        "",
-        "| VRAM | arm | placement | decode tok/s | prefill tok/s | first token ms | VRAM MiB | hits | slots "
-        "| uploaded MB/token | fetched | µs a block: submit, cold, wait | share of the roofline |",
-        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
-    ]
-    lines += [_line(row) for row in sorted(result.rows, key=lambda row: (row.percent, row.key))]
-    return "\n".join([*lines, "", *summary(result), ""])
-
-
-def summary(result: Result) -> list[str]:
-    """Return, for each ceiling, the arms against the best static one; best ubatch against best ubatch."""
-    lines = [
-        "| VRAM | arm | decode | against the best static | prefill | against the best static |",
-        "| ---: | --- | ---: | ---: | ---: | ---: |",
-    ]
-    groups = sorted({(row.percent, _setting(row)) for row in result.rows if row.percent > 0})
-    for percent, setting in groups:
-        here = [
-            row
-            for row in result.rows
-            if _setting(row) == setting and row.percent in (percent, 0) and row.arm.decode_tok_s
-        ]
-        static = [row for row in here if row.arm.name in STATIC]
-        for name in ("hot", "hot+layers", "probe"):
-            own = [row for row in here if row.arm.name == name]
-            if not static or not own:
-                continue
-            decode, prefill = _best(own, "decode_tok_s"), _best(own, "prefill_tok_s")
-            lines.append(
-                f"| {percent:g} % {setting} | {name} "
-                f"| {decode:.1f} | {decode / _best(static, 'decode_tok_s'):.2f}x "
-                f"| {prefill:.0f} | {prefill / _best(static, 'prefill_tok_s'):.2f}x |"
-            )
-    return lines
-
-
-def _best(rows: list[Row], field: str) -> float:
-    return max(float(getattr(row.arm, field)) for row in rows)
-
-
-def _setting(row: Row) -> str:
-    """What must be equal for rows to be compared: all but arm and ubatch."""
-    return " ".join(word for word in row.key.split()[2:] if not word.startswith("ub"))
-
-
-def _length(request: Any) -> str:
-    return f"{request.prompt_tokens} tokens in, {request.output_tokens} out"
-
-
-def _line(row: Row) -> str:
-    arm = row.arm
+def row(arm: Arm) -> list[str]:
+    """Return the cells of a row; what was not measured or not counted is a dash."""
+    cell, place = arm.cell, arm.placement
+    assert cell is not None
+    head = [_percent(arm), arm.name, str(place.ubatch), _placement(arm)]
+    if arm.outcome != "measurement":
+        return [*head, arm.outcome.replace("_", " "), *[NOTHING] * (len(HEAD) - len(head) - 1)]
     found = [one.outcome for one in arm.replicates if isinstance(one.outcome, Measurement)]
-    if not found or not arm.decode_tok_s:
-        return (
-            f"| {row.percent:g} % | {arm.name} | {arm.placement.label()} | {arm.outcome}: {arm.detail} "
-            + "|" * 10
-        )
-    hot = found[-1].engagement.hot
-    tokens = sum(r.output_tokens for r in found[-1].requests)
-    cells = [f"{row.percent:g} %", arm.name, f"{arm.placement.label()} t {arm.placement.threads}"]
-    cells += [f"{arm.decode_tok_s:.1f}", f"{arm.prefill_tok_s or 0:.0f}", f"{arm.ttft_ms or 0:.0f}"]
-    cells += [f"{arm.vram_peak_mib or 0:.0f}", f"{arm.hit_rate:.1%}" if arm.hit_rate is not None else ""]
-    if hot is None:
-        cells += ["", "", "", ""]
-    else:
-        times = ", ".join(f"{hot.time_us.get(phase, 0):.0f}" for phase in ("submit", "cold", "wait"))
-        cells += [
-            str(hot.slots),
-            f"{hot.uploaded_bytes / tokens / 1e6:.0f}",
-            f"{hot.fetched_bytes / tokens / 1e6:.0f}",
-        ]
-        cells += [times]
-    share = row.floor_ms * arm.decode_tok_s / 1e3 if row.floor_ms else None
-    return "| " + " | ".join([*cells, f"{share:.0%}" if share else ""]) + " |"
+    hot = found[0].engagement.hot
+    fetched = getattr(hot, "fetched_bytes", None)
+    streamed = hot.stream_bytes if hot else 0
+    return [
+        *head,
+        f"{len(found)}{'*' * _reused(arm)}",
+        _number(arm.decode_tok_s, 2),
+        _times(cell.decode),
+        _number(arm.prefill_tok_s, 0),
+        _times(cell.prefill),
+        _times(cell.prefill_same_ubatch),
+        _number(arm.ttft_ms, 0),
+        _number(arm.vram_peak_mib, 0),
+        NOTHING if cell.ceiling_percent is None else _number(cell.ceiling_mib, 0),
+        NOTHING if arm.hit_rate is None else f"{100 * arm.hit_rate:.1f} %",
+        str(hot.slots) if hot else NOTHING,
+        _number((hot.uploaded_bytes + streamed) / _GB, 2) if hot else NOTHING,
+        NOTHING if fetched is None else _number(fetched / _GB, 2),
+        *(_phase(hot, phase) for phase in PHASES),
+        NOTHING if cell.bound_share is None else f"{100 * cell.bound_share:.0f} %",
+    ]
+
+
+def _reused(arm: Arm) -> bool:
+    return any(isinstance(one.outcome, Measurement) and one.outcome.reused_server for one in arm.replicates)
+
+
+def summary(arms: list[Arm]) -> str:
+    """Return for each ceiling the best static speeds, and every other arm's best as multiples of them."""
+    names = [name for name in dict.fromkeys(arm.name for arm in arms) if name not in STATIC]
+    percents = {arm.cell.ceiling_percent for arm in arms if arm.cell}
+    lines = []
+    for percent in sorted(one for one in percents if one is not None):
+        here = [arm for arm in arms if arm.cell and arm.cell.ceiling_percent in (None, percent)]
+        line = [f"{percent:g} %"]
+        for read, digits in ((decode, 2), (prefill, 0)):
+            static = best((arm for arm in here if arm.name in STATIC), read)
+            line.append(f"{_speed(static, read, digits)} ({static.name})" if static else NOTHING)
+            for name in names:
+                mine = best((arm for arm in here if arm.name == name), read)
+                if mine is None or mine.cell is None:
+                    line.append(NOTHING)
+                    continue
+                against = mine.cell.decode if read is decode else mine.cell.prefill
+                line.append(f"{_speed(mine, read, digits)} = {_times(against)}")
+        lines.append(line)
+    head = ["ceiling"]
+    for what in ("decode", "prefill"):
+        head += [f"{what}, best static", *(f"{what}, {name} × static" for name in names)]
+    return table(head, lines, right_from=1) if lines and names else ""
+
+
+def _speed(arm: Arm, read: Callable[[Arm | Measurement], float], digits: int) -> str:
+    return f"{_number(read(arm), digits)} ub {arm.placement.ubatch}"
+
+
+def _threads(main: list[Arm], others: list[Arm]) -> str:
+    """Return the rows of other numbers of threads, each kind beside the main table's."""
+    if not others:
+        return ""
+    kinds = {_kind(arm) for arm in others}
+    lines = [
+        [arm.name, _percent(arm), *(_number(value, digits) for value, digits in _speeds(arm))]
+        for arm in sorted([*main, *others], key=lambda arm: (arm.name, arm.placement.threads))
+        if _kind(arm) in kinds
+    ]
+    return table(["arm", "ceiling", "threads", "decode tok/s", "prefill tok/s"], lines, right_from=1)
+
+
+def _kind(arm: Arm) -> tuple[str, str, int]:
+    return arm.name, _percent(arm), arm.placement.ubatch
+
+
+def _speeds(arm: Arm) -> list[tuple[float | None, int]]:
+    return [(arm.placement.threads, 0), (arm.decode_tok_s, 2), (arm.prefill_tok_s, 0)]
+
+
+def _failures(report: Report) -> str:
+    bad = [arm for arm in report.arms if arm.outcome != "measurement"]
+    return bullets([f"{arm.name} {_percent(arm)} ub {arm.placement.ubatch}: {arm.detail}" for arm in bad])
+
+
+def _placement(arm: Arm) -> str:
+    place = arm.placement
+    if place.fit:
+        return "--fit"
+    return f"ncmoe {place.n_cpu_moe}" + (f" + {place.hot_k}" if place.hot_k else "")
+
+
+def _percent(arm: Arm) -> str:
+    percent = arm.cell.ceiling_percent if arm.cell else None
+    return NOTHING if percent is None else f"{percent:g} %"
+
+
+def _phase(hot: HotStats | None, phase: str) -> str:
+    return _number(hot.time_us.get(phase), 1) if hot else NOTHING
+
+
+def _times(against: Against | None) -> str:
+    if against is None:
+        return NOTHING
+    change = against.change
+    if change.low is None or change.high is None or change.high > WIDE * change.low:
+        return f"{change.ratio:.2f}"
+    return f"{change.ratio:.2f} ({change.low:.2f} to {change.high:.2f})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:,.{digits}f}"

@@ -6,7 +6,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -179,6 +179,7 @@ def launch(
     load_timeout_s: float | None = None,
     on_progress: Callable[[str], None] | None = None,
     no_warmup: bool = False,
+    extra_env: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Start llama-server for a placement, wait until it is healthy, and stop it when the context ends.
 
@@ -193,6 +194,7 @@ def launch(
         load_timeout_s: seconds until health; None allows 120 and the model's size at 50 MiB/s.
         on_progress: called with a few words when what the server is doing changes.
         no_warmup: skip llama-server's empty warm-up run.
+        extra_env: more variables, which win over those of the placement (another plug-in than our device).
 
     Raises:
         LaunchFailed: it ran out of memory, crashed, did not come up in time, or not as asked.
@@ -226,6 +228,7 @@ def launch(
         if "GGML_BACKEND_PATH" in added and not build.device_library.is_file():
             # llama.cpp would log a line and serve without it.
             raise LaunchFailed(NotEngaged(detail=f"the device library is missing: {build.device_library}"))
+        added |= extra_env or {}
         started = time.monotonic()
         try:
             child = process.start(command, env=arguments.child_environment(added), log_path=log_path)

@@ -21,6 +21,7 @@ from hottune.workload.facts import Workload
 
 SCHEMA_VERSION = 1
 
+#: `probe` and `hot+layers` are arms of the device's benchmark (bench/device) alone.
 ArmName = Literal["all-cpu", "layers", "fit", "hot", "probe", "hot+layers"]
 Metric = Literal["decode", "prefill", "turn"]
 
@@ -69,6 +70,35 @@ class Change(_Model):
         return bound if bound is not None and math.isfinite(bound) else None
 
 
+class Against(_Model):
+    """A speed as a multiple of another row's."""
+
+    arm: ArmName
+    ubatch: int = Field(description="of that row")
+    change: Change
+
+
+class Cell(_Model):
+    """What a row of the device's benchmark (bench/device) adds: there each row has a ceiling of its own.
+
+    "Best static" is the fastest of all-cpu, layers and fit under the same ceiling, over all ubatches.
+    """
+
+    ceiling_percent: float | None = Field(
+        description="of the model's expert bytes may lie in VRAM beside what all-cpu takes; None for all-cpu"
+    )
+    ceiling_mib: float
+    decode: Against | None = Field(default=None, description="against the best static row's decode speed")
+    prefill: Against | None = Field(default=None, description="against the best static row's prefill speed")
+    prefill_same_ubatch: Against | None = Field(
+        default=None, description="against the best static row's with this row's ubatch"
+    )
+    bound_decode_tok_s: float | None = Field(
+        default=None, description="most that memory and links allow at the measured hit rate"
+    )
+    bound_share: float | None = Field(default=None, description="share of that bound reached, 0 to 1")
+
+
 class Arm(_Model):
     """One row of the report: an arrangement, measured again in fresh, interleaved replicates.
 
@@ -104,6 +134,7 @@ class Arm(_Model):
         default=None, description="text equal to the all-cpu arm's in every request"
     )
     replicates: list[Replicate] = Field(default_factory=list)
+    cell: Cell | None = Field(default=None, description="in results of the device's benchmark alone")
 
 
 class WarningNote(_Model):

@@ -181,6 +181,10 @@ def answer(report: Report) -> Answer:
     """Return what the report comes down to."""
     arm = winner_arm(report)
     if report.winner is None or arm is None:
+        if any(item.cell for item in report.arms):
+            return Answer(
+                "A benchmark", "Each row has a ceiling of its own; the table beside the file says which."
+            )
         return Answer("No recommendation", "No arrangement could be measured; the outcomes below say why.")
     changes = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in versus(arm).items())
     against = f"Against {arm.versus_arm}: {changes}." if changes and arm.versus_arm != arm.name else ""

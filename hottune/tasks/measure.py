@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +55,8 @@ class Bench:
     note: Callable[[str], None] = field(default=lambda line: None)
     #: File to which the device writes the uses of all experts, after each workload; None = nowhere.
     profile_to: Path | None = None
+    #: More variables for every server: what loads another plug-in than the device.
+    extra_env: Mapping[str, str] = field(default_factory=dict)
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
 
@@ -102,6 +104,7 @@ class Bench:
                         log_path=log_path,
                         port=self.port,
                         on_progress=self.note,
+                        extra_env=self.extra_env,
                     )
                 )
             except LaunchFailed as failed:

@@ -1,8 +1,13 @@
-"""The shipped texts: prose, questions and code written for hottune, verified against their hashes."""
+"""The shipped texts: prose, questions and code written for hottune, verified against their hashes.
+
+For contexts longer than any of them there are long texts, made from their paragraphs.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import random
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -21,6 +26,11 @@ class TextEntry(BaseModel):
     sha256: str = Field(description="over the UTF-8 text with \\n line ends")
 
 
+#: A long text's name: which one, and how many tokens it has at least.
+_LONG = re.compile(r"long-(\d+)-(\d+)")
+#: No tokenizer we know of takes more characters of this prose and code for a token, mean.
+_LONG_CHARACTERS = 6
+
 _MANIFEST = TypeAdapter(dict[str, TextEntry])
 
 
@@ -32,12 +42,14 @@ def manifest() -> dict[str, TextEntry]:
 
 @cache
 def load_text(name: str) -> str:
-    """Return a shipped text.
+    """Return a shipped text, or a long one (see `long_text_name`).
 
     Raises:
         BadSettingError: there is no text of that name.
         ChecksumError: the text is not the one that was shipped, so its results could not be compared.
     """
+    if long := _LONG.fullmatch(name):
+        return _long_text(int(long[1]), int(long[2]))
     entry = manifest().get(name)
     if entry is None:
         raise BadSettingError(f"There is no text '{name}'.", next_step=f"Known: {', '.join(manifest())}.")
@@ -45,6 +57,33 @@ def load_text(name: str) -> str:
     text = (files("hottune.workload") / "texts" / f"{name}.txt").read_text(encoding="utf-8")
     check(name, text, entry.sha256)
     return text
+
+
+def long_text_name(number: int, n_tokens: int) -> str:
+    """Return the name of the `number`-th text of at least `n_tokens` tokens.
+
+    It is made of the shipped texts' paragraphs, all of them once in an order drawn anew, then again: nothing
+    longer than a paragraph repeats. What repeats flatters a cache a little and drafts from n-grams much, so
+    say of a number from such a text that it is one.
+    """
+    return f"long-{number}-{n_tokens}"
+
+
+def text_sha256(name: str) -> str:
+    """Return the hash of a text of `load_text`."""
+    return hashlib.sha256(load_text(name).encode()).hexdigest()
+
+
+def _long_text(number: int, n_tokens: int) -> str:
+    order = random.Random(number)
+    paragraphs = [part for name in manifest() for part in load_text(name).strip().split("\n\n")]
+    chosen: list[str] = []
+    length = 0
+    while length < n_tokens * _LONG_CHARACTERS:
+        order.shuffle(paragraphs)
+        chosen += paragraphs
+        length += sum(len(part) + 2 for part in paragraphs)
+    return "\n\n".join(chosen) + "\n"
 
 
 def check(name: str, text: str, sha256: str) -> None:

@@ -13,7 +13,7 @@ import json
 
 from hottune.errors import BadSettingError
 from hottune.workload.facts import Request, Workload
-from hottune.workload.texts import load_text, manifest
+from hottune.workload.texts import text_sha256
 
 OUTPUT_TOKENS = 300
 MIN_TOKENS = 16
@@ -133,10 +133,9 @@ def make_workload(
         )
     content: list[object] = [name, warmup_requests, seed, *([parallel] if parallel > 1 else [])]
     for request in requests:
-        load_text(request.text)  # checks the hash
         lengths = [request.prompt_tokens, request.output_tokens]
         lengths += [request.offset_tokens] if request.offset_tokens else []
-        content.append([manifest()[request.text].sha256, *lengths])
+        content.append([text_sha256(request.text), *lengths])  # checks the shipped hash
     return Workload(
         name=name,
         requests=tuple(requests),

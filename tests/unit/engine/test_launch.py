@@ -120,6 +120,12 @@ def test_a_server_is_up_inside_the_context_and_gone_after_it(bench: Bench) -> No
     assert "model loaded" in bench.log_path.read_text(), "the log stays"
 
 
+def test_another_plug_in_is_loaded_in_the_devices_place_by_its_variables(bench: Bench) -> None:
+    other = {"GGML_BACKEND_PATH": "/x/other.so", "OTHER_K": "4"}
+    with bench.launch(bench.healthy(observed.HOT), gpu=VIRTUAL_GPU, extra_env=other) as server:
+        assert {name: server.env[name] for name in other} == other
+
+
 def test_the_counters_written_at_the_end_come_back_from_stop(bench: Bench) -> None:
     hot = placement(hot_k=8)
     with bench.launch(bench.healthy(observed.HOT, stats=COUNTERS), hot, VIRTUAL_GPU) as server:

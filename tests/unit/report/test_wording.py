@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.report import wording
+from hottune.report.schema import Cell
 from hottune.report.setup import setup
 
 
@@ -113,3 +114,10 @@ def test_an_inflated_model_is_named_as_one_in_the_setup():
     shown = dict(setup(build.report(model=inflated)))
     assert "demo inflated to the shape of Big-30B-Q4_K_M" in shown["Model"]
     assert "inflated" not in dict(setup(build.report()))["Model"]
+
+
+def test_a_benchmark_of_the_device_recommends_nothing():
+    cell = Cell(ceiling_percent=25.0, ceiling_mib=900.0)
+    arms = [arm.model_copy(update={"cell": cell}) for arm in build.report().arms]
+    report = build.report().model_copy(update={"arms": arms, "winner": None})
+    assert wording.answer(report).what == "A benchmark"
