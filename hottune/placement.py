@@ -51,6 +51,10 @@ _DRAFT_DEFAULT: dict[SpecType, int] = {
 #: The largest batch, in tokens, that the device can be asked to take.
 LARGEST_BYPASS = 64
 
+#: Batches of so many tokens use nearly every expert of most models: from here on the device is asked to bring
+#: them all to the GPU itself. Of smaller batches (from 32 tokens on) llama.cpp brings those that are used.
+STREAM_FROM = 256
+
 
 class Placement(BaseModel):
     """One complete arrangement to measure. Frozen; equal placements hash equal.
@@ -73,7 +77,7 @@ class Placement(BaseModel):
         description="tokens between rebalances of the cache (window), or four half-lives of a use (lfru)",
     )
     policy: Policy = Field(
-        default="window",
+        default="lfru",
         description="which experts are kept: window, the most used of the last tokens; lru, the last used; "
         "lfru, the most used, older uses counting less; static, those of the profile",
     )
@@ -139,10 +143,10 @@ class Placement(BaseModel):
         if self.hot_k:
             by_interval = self.policy in INTERVAL_POLICIES
             words.append(f"+ hot {self.hot_k}" + (f"/{self.rebalance_interval}" if by_interval else ""))
-            words += [self.policy] * (self.policy != "window") + ["shared"] * self.shared_budget
+            words += [self.policy] * (self.policy != "lfru") + ["shared"] * self.shared_budget
             words += ["profile"] * (self.hot_profile is not None)
             words += [f"bypass {self.prefill_bypass}"] * (self.prefill_bypass != 1)
-            words += [f"stream {self.stream_from}"] * (self.stream_from > 0)
+            words += [f"stream {self.stream_from}"] * (self.stream_from not in (0, STREAM_FROM))
         words += [f"ub {self.ubatch}"] * (not self.fit)
         words += [f"np {self.parallel}"] * (self.parallel > 1)
         words += [self.spec_type] * (self.spec_type != "none")

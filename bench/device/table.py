@@ -69,7 +69,6 @@ def row(arm: Arm) -> list[str]:
         return [*head, arm.outcome.replace("_", " "), *[NOTHING] * (len(HEAD) - len(head) - 1)]
     found = [one.outcome for one in arm.replicates if isinstance(one.outcome, Measurement)]
     hot = found[0].engagement.hot
-    fetched = getattr(hot, "fetched_bytes", None)
     streamed = hot.stream_bytes if hot else 0
     return [
         *head,
@@ -85,7 +84,7 @@ def row(arm: Arm) -> list[str]:
         NOTHING if arm.hit_rate is None else f"{100 * arm.hit_rate:.1f} %",
         str(hot.slots) if hot else NOTHING,
         _number((hot.uploaded_bytes + streamed) / _GB, 2) if hot else NOTHING,
-        NOTHING if fetched is None else _number(fetched / _GB, 2),
+        _number(hot.fetched_bytes / _GB, 2) if hot else NOTHING,
         *(_phase(hot, phase) for phase in PHASES),
         NOTHING if cell.bound_share is None else f"{100 * cell.bound_share:.0f} %",
     ]

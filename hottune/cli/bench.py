@@ -13,7 +13,7 @@ from hottune.cli.common import console, emit_json, error_facts, handled, make_pr
 from hottune.cli.run import close
 from hottune.errors import BadSettingError, HottuneError, NotEngagedError, ServerError
 from hottune.outcomes import Measurement, Outcome
-from hottune.placement import LARGEST_BYPASS, Placement, Policy, SpecType
+from hottune.placement import LARGEST_BYPASS, STREAM_FROM, Placement, Policy, SpecType
 from hottune.tasks.settings import RunConfig
 
 
@@ -36,15 +36,18 @@ def bench(
         typer.Option(
             help="Which experts are kept: most used lately (window, lfru), last used, or a profile's."
         ),
-    ] = "window",
+    ] = "lfru",
     interval: Annotated[int, typer.Option(min=1, help="Tokens between rebalances (window, lfru).")] = 60,
     shared_budget: Annotated[
         bool, typer.Option("--shared-budget", help="Give layers that miss more a larger part of the cache.")
     ] = False,
     upload_mib: Annotated[int, typer.Option(min=1, help="Most MiB uploaded to the cache for a batch.")] = 128,
     stream: Annotated[
-        int, typer.Option(min=0, help="Batches of so many tokens and more pass all experts through VRAM.")
-    ] = 0,
+        int,
+        typer.Option(
+            min=0, help="Batches of so many tokens and more pass all experts through VRAM; 0 = none."
+        ),
+    ] = STREAM_FROM,
     profile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Fill the cache by this saved profile or imatrix GGUF first."),
@@ -128,7 +131,7 @@ def bench(
             "rebalance_interval": interval,
             "shared_budget": shared_budget,
             "upload_mib": upload_mib,
-            "stream_from": stream,
+            "stream_from": stream if hot_k else 0,
             "hot_profile": options.absolute(profile),
             "ubatch": ubatch,
         }

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from hottune.errors import CeilingTooSmallError
 from hottune.models.shape import MoeShape
 from hottune.outcomes import Engagement, Measurement, Outcome, OutOfMemory, Rejected
-from hottune.placement import INTERVAL_POLICIES, Placement, Policy
+from hottune.placement import INTERVAL_POLICIES, STREAM_FROM, Placement, Policy
 from hottune.units import mib
 
 INTERVALS = (8, 512)
 DEFAULT_INTERVAL = 60
 #: Policies worth searching; "static" wants a profile.
-POLICIES: tuple[Policy, ...] = ("window", "lru", "lfru")
+POLICIES: tuple[Policy, ...] = ("lfru", "window", "lru")
 #: Share of the room for the cache that the sampler uses: below, a cache would waste VRAM that is free.
 CACHE_SHARE = (0.3, 1.0)
 #: A placement that ran out of memory needed at least this share of the ceiling more than was predicted.
@@ -194,7 +194,7 @@ class Space:
         share: float = 1.0,
         interval: int = DEFAULT_INTERVAL,
         bypass: int | None = None,
-        policy: Policy = "window",
+        policy: Policy = "lfru",
     ) -> Placement | None:
         """Return the placement whose cache takes `share` of the room that is left, or None without room."""
         room = self.max_hot_k(n_cpu_moe, ubatch)
@@ -275,7 +275,7 @@ class Space:
         ubatch: int,
         interval: int = DEFAULT_INTERVAL,
         bypass: int = 1,
-        policy: Policy = "window",
+        policy: Policy = "lfru",
     ) -> Placement:
         return self._plain(n_cpu_moe, ubatch).model_copy(
             update={
@@ -283,6 +283,7 @@ class Space:
                 "rebalance_interval": interval,
                 "prefill_bypass": bypass,
                 "policy": policy,
+                "stream_from": STREAM_FROM,
             }
         )
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hottune.placement import LARGEST_BYPASS, LIVE_FIELDS, Placement, SpecType, needs_restart
+from hottune.placement import LARGEST_BYPASS, LIVE_FIELDS, STREAM_FROM, Placement, SpecType, needs_restart
 
 #: As a study of the first version kept it.
 OLD = (
@@ -23,7 +23,8 @@ def placement(**changes: Any) -> Placement:
 
 
 def test_a_placement_of_an_older_study_is_the_same_arrangement() -> None:
-    assert Placement.model_validate_json(OLD) == Placement(n_cpu_moe=6, hot_k=16, threads=1, context=256)
+    wanted = Placement(n_cpu_moe=6, hot_k=16, threads=1, context=256, policy="window")
+    assert Placement.model_validate_json(OLD) == wanted
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,9 @@ def test_a_placement_of_an_older_study_is_the_same_arrangement() -> None:
         ({}, "ncmoe 8 + hot 4/60 ub 512"),
         ({"hot_k": 0, "policy": "lru"}, "ncmoe 8 ub 512"),
         ({"policy": "lru", "shared_budget": True}, "ncmoe 8 + hot 4 lru shared ub 512"),
-        ({"policy": "lfru"}, "ncmoe 8 + hot 4/60 lfru ub 512"),
+        ({"policy": "window"}, "ncmoe 8 + hot 4/60 window ub 512"),
+        ({"stream_from": STREAM_FROM}, "ncmoe 8 + hot 4/60 ub 512"),
+        ({"stream_from": 64}, "ncmoe 8 + hot 4/60 stream 64 ub 512"),
         ({"policy": "static", "hot_profile": Path("p.json")}, "ncmoe 8 + hot 4 static profile ub 512"),
         ({"prefill_bypass": 8, "parallel": 4}, "ncmoe 8 + hot 4/60 bypass 8 ub 512 np 4"),
         ({"hot_k": 0, "fit": True}, "--fit"),

@@ -41,7 +41,7 @@ def test_every_cell_is_a_row_of_the_heads_length(tmp_path: Path) -> None:
     hot = dict(zip(HEAD, main[1], strict=True))
     assert (hot["placement"], hot["slots"], hot["hit rate"]) == ("ncmoe 10 + 15", "15", "60.0 %")
     assert (hot["VRAM MiB"], hot["of MiB"]) == ("750", "750")
-    assert (hot["cold µs"], hot["fetched GB"]) == ("50.0", "–")
+    assert (hot["cold µs"], hot["fetched GB"]) == ("50.0", "0.00")
     assert len([row for row in rows_of(text, "–") if len(row) == len(HEAD)]) == 2, "all-cpu, by ubatch"
 
 

@@ -174,7 +174,7 @@ def test_a_cache_names_the_library_and_all_its_settings() -> None:
     assert env["GGML_HOT_INTERVAL"] == "80"
     assert env["GGML_HOT_BYPASS"] == "4"
     assert env["GGML_HOT_STATS"] == "/t/stats.json"
-    assert env["GGML_HOT_POLICY"] == "window"
+    assert env["GGML_HOT_POLICY"] == "lfru"
     assert env["GGML_HOT_UPLOAD_MIB"] == "128"
     unasked = {"GGML_HOT_VGPU_MIB", "GGML_HOT_MIB", "GGML_HOT_SHARED", "GGML_HOT_PROFILE", "GGML_HOT_STREAM"}
     assert unasked.isdisjoint(env)

@@ -143,11 +143,11 @@ def test_nothing_to_cache_means_no_cache() -> None:
     assert max_hot_k(LEADING_DENSE, ALL_CPU.model_copy(update={"n_cpu_moe": 2}), 10_000) == 0
 
 
-def test_streaming_takes_the_vram_of_two_layers_when_a_batch_is_large_enough() -> None:
+def test_streaming_takes_the_vram_of_a_layer_when_a_batch_is_large_enough() -> None:
     def cache_mib(**changes: int) -> float:
         return estimate(SHAPE, ALL_CPU.model_copy(update={"hot_k": 4, **changes})).vram_cache_mib
 
-    two_layers = 2 * max(SHAPE.layer_expert_bytes) / 2**20
-    assert cache_mib(stream_from=64) == pytest.approx(cache_mib() + two_layers)
+    layer = max(SHAPE.layer_expert_bytes) / 2**20
+    assert cache_mib(stream_from=64) == pytest.approx(cache_mib() + layer)
     assert cache_mib(stream_from=ALL_CPU.ubatch + 1) == cache_mib()
     assert cache_mib(hot_k=0, stream_from=64) == 0

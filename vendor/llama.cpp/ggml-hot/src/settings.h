@@ -14,7 +14,7 @@ struct knobs {
     int         k            = 0;      // GGML_HOT_K: experts of a layer kept in VRAM
     size_t      budget       = 0;      // GGML_HOT_MIB, in bytes: VRAM of the slots on each GPU; takes the place of k; 0 = k says
     bool        shared       = false;  // GGML_HOT_SHARED: one budget over all layers of a GPU, not the same for each
-    policy_kind policy       = policy_kind::window;  // GGML_HOT_POLICY: window, lru, lfru or static
+    policy_kind policy       = policy_kind::lfru;  // GGML_HOT_POLICY: window, lru, lfru or static
     int         interval     = 60;     // GGML_HOT_INTERVAL: tokens between rebalances of a layer; lfru: four half-lives of a use
     int         hysteresis   = 1;      // GGML_HOT_HYSTERESIS: uses by which a newcomer must lead to displace an expert
     int         bypass       = 1;      // GGML_HOT_BYPASS: largest batch, in tokens, that goes through the cache
