@@ -71,7 +71,8 @@ def _row(
         return arm.model_copy(update={"outcome": ended.kind, "detail": getattr(ended, "detail", "")})
     hits = [each.hit_rate for each in found if each.hit_rate is not None]
     decode_tok_s = fmean(each.decode_tok_s for each in found)
-    bound = decode_bound(report.model.shape, one.placement, found, report.workload, bandwidths)
+    known = None if cell.arm == "probe" else bandwidths  # where its hits are, the probe does not tell
+    bound = decode_bound(report.model.shape, one.placement, found, report.workload, known)
     if bound is not None:
         update = {"bound_decode_tok_s": bound, "bound_share": decode_tok_s / bound}
         facts = facts.model_copy(update=update)
