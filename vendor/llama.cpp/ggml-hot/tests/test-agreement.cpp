@@ -87,6 +87,7 @@ static void run_case(const devices & dev, const layer_case & c, double tolerance
         CHECK(hits == 0 && misses > 0, "%s: matrix kernels must not see one expert twice in a token", name.c_str());
     } else {
         CHECK(hits > 0 && misses > 0 && s.value("uploads", 0L) > 0, "%s: the cache was not used", name.c_str());
+        CHECK(!std::getenv("GGML_HOT_FETCH") || s.value("fetched_bytes", 0L) > 0, "%s: nothing was fetched", name.c_str());
     }
     const std::string reasons = s.value("fallback_reasons", nlohmann::json()).dump();
     CHECK(by_node == 0, "%s: %ld nodes went by node: %s", name.c_str(), by_node, reasons.c_str());
