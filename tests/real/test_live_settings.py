@@ -117,7 +117,7 @@ def test_every_live_setting_is_in_the_counters_of_the_same_server(bench: Bench) 
         bench._drive(server)
         pid, before = server.pid, server.hot_stats()
         assert before is not None
-        assert (before.slots, before.policy, before.shared_budget) == (16, "window", False)
+        assert (before.slots, before.policy, before.shared_budget) == (16, "lfru", False)
         server.apply(
             one.model_copy(
                 update={"hot_k": 9, "policy": "lru", "shared_budget": True, "rebalance_interval": 7}
