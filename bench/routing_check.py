@@ -153,6 +153,7 @@ class Check:
                     name = f"{policy} {slots}"
                     server.apply(base.model_copy(update={"policy": policy, "hot_k": slots}))
                     socket, file = server._folder / "hot.sock", folder / f"{policy}-{slots}.hottrace"
+                    control.request(socket, {"cmd": "set", "fetch": 0})  # how many, the clock decides
                     control.start_trace(socket, file)
                     ms = _ms_per_token(drive(server.base_url, self.workload))
                     control.stop_trace(socket)

@@ -55,6 +55,7 @@ def test_the_replay_predicts_the_devices_own_hit_rate(tmp_path: Path) -> None:
         for policy, slots in CACHES:
             server.apply(base.model_copy(update={"policy": policy, "hot_k": slots}))
             socket, file = server._folder / "hot.sock", tmp_path / f"{policy}-{slots}.hottrace"
+            control.request(socket, {"cmd": "set", "fetch": 0})  # how many are fetched, the clock decides
             control.start_trace(socket, file)
             drive(server.base_url, workload)
             control.stop_trace(socket)

@@ -12,6 +12,9 @@ static bool rows_are_independent(const moe_block & block) {
     });
 }
 
+// From so many rows of one expert on, ggml's CPU back-end uses another kernel, whose last bits differ.
+static constexpr std::ptrdiff_t most_rows = 8;
+
 bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slots, const moe_block & block) {
     const bool may_repeat = rows_are_independent(block);
     const int  n_slots    = slots.n_slots();
@@ -38,7 +41,7 @@ bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slo
             return false;  // the router itself chose an expert twice (GroveMoE's grouped ones)
         }
         const auto taken = [&](int slot) { return std::find(hits.begin(), hits.end(), slot) != hits.end(); };
-        size_t next = 0;
+        size_t next = 0, repeated = 0;
         for (auto position = begin; position != end; ++position) {
             if (*position >= 0) {
                 continue;
@@ -48,8 +51,8 @@ bool fill_missed_positions(std::vector<int32_t> & slot_ids, const slot_map & slo
             }
             if (next < candidates.size()) {
                 *position = candidates[next++];
-            } else if (may_repeat) {
-                *position = *std::max_element(hits.begin(), hits.end());
+            } else if (may_repeat && std::count(begin, end, candidates[repeated % candidates.size()]) < most_rows - 1) {
+                *position = candidates[repeated++ % candidates.size()];
             } else {
                 return false;
             }
