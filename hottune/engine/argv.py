@@ -112,7 +112,8 @@ def _speculating(placement: Placement) -> list[str]:
 
 def _placing(placement: Placement, shape: MoeShape, gpu: Gpu | None, ceiling_mib: float) -> list[str]:
     if placement.fit:
-        target_mib = fit_target_mib(gpu, ceiling_mib) + fit_cache_mib(placement, shape)
+        kept_mib = fit_cache_mib(placement, shape) + _fit_stream_mib(placement, shape)
+        target_mib = fit_target_mib(gpu, ceiling_mib) + kept_mib
         return ["-fit", "on", "--fit-target", str(target_mib)]
     if gpu is None:
         return ["-fit", "off", "--device", "none", "-ncmoe", str(placement.n_cpu_moe)]
@@ -134,6 +135,12 @@ def fit_target_mib(gpu: Gpu | None, ceiling_mib: float) -> int:
 def fit_cache_mib(placement: Placement, shape: MoeShape) -> int:
     """Return the VRAM, MiB, that a fit placement keeps for the cache: `hot_k` experts of every MoE layer."""
     return math.ceil(mib(placement.hot_k * shape.one_expert_bytes * shape.n_moe_layers))
+
+
+def _fit_stream_mib(placement: Placement, shape: MoeShape) -> int:
+    """Return the VRAM, MiB, through which the device passes a layer's experts, where it is asked to."""
+    streams = placement.hot_k > 0 and 0 < placement.stream_from <= placement.ubatch
+    return math.ceil(mib(max(shape.layer_expert_bytes, default=0))) if streams else 0
 
 
 def server_env(

@@ -106,7 +106,7 @@ def test_a_draft_without_a_model_goes_through_the_cache_as_one_batch(command: Co
 
 
 def test_fit_places_the_rest_beside_the_cache(command: Command) -> None:
-    run = benched(command, "--fit", "--hot-k", "12")
+    run = benched(command, "--fit", "--hot-k", "12", "--stream", "0")
     engagement = run["outcomes"][0]["engagement"]
     assert engagement["fit"]["overrides"], "some layers have their experts in RAM"
     assert engagement["hot"]["hits"] > 0
