@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, repeat
 from statistics import fmean
 
 from hottune.models.shape import MoeShape
 from hottune.outcomes import HotStats, Measurement
 from hottune.placement import Placement
-from hottune.routing.bound import Bandwidths, LayerLoad, TokenLoad, predict
+from hottune.routing.bound import Bandwidths, TokenLoad, predict
 from hottune.routing.published import independent_misses
+from hottune.tasks.foresight import layer_loads
 from hottune.workload.facts import Workload
 
 
@@ -41,20 +43,12 @@ def decode_bound(
 
 def token_load(shape: MoeShape, placement: Placement, hot: HotStats | None, *, kv_tokens: int) -> TokenLoad:
     """Return what a token needs; misses within a layer are taken as independent of each other."""
-    rates = iter(hot.layer_hit_rate if hot else ())
-    layers: list[LayerLoad] = []
-    for number, n_bytes in enumerate(shape.layer_expert_bytes):
-        if not n_bytes:
-            continue
-        misses: tuple[float, ...] = ()
-        if number < placement.n_cpu_moe:
-            rate = next(rates, hot.hit_rate if hot else 0.0)
-            misses = independent_misses(shape.n_used, rate)
-        layers.append(LayerLoad(expert_bytes=n_bytes / shape.n_experts, n_used=shape.n_used, misses=misses))
+    rates = chain(hot.layer_hit_rate if hot else (), repeat(hot.hit_rate if hot else 0.0))
+    misses = (independent_misses(shape.n_used, rate) for rate in rates)
     tokens = (hot.hits + hot.misses) / max(1, hot.layers * shape.n_used) if hot else 0.0
     return TokenLoad(
         dense_bytes=shape.dense_bytes,
         kv_bytes=shape.kv_bytes(kv_tokens, placement.kv_type_k, placement.kv_type_v),
-        layers=tuple(layers),
+        layers=layer_loads(shape, placement.n_cpu_moe, misses),
         uploaded_bytes=hot.uploaded_bytes / tokens if hot and tokens else 0.0,
     )

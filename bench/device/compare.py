@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from hottune.outcomes import Measurement
-from hottune.report.schema import Against, Arm, ArmName, Change
-from hottune.stats.intervals import paired_change
+from hottune.report.schema import Against, Arm, ArmName
+from hottune.tasks.result import change_of, paired_replicates
 
 STATIC: tuple[ArmName, ...] = ("all-cpu", "layers", "fit")
 
@@ -62,20 +62,8 @@ def _against(arm: Arm, other: Arm | None, read: Read) -> Against | None:
     """Compare the n-th replicates of two rows: each is measured once a round."""
     if other is None or other is arm:
         return None
-    pairs = [
-        (read(one.outcome), read(its.outcome))
-        for one, its in zip(arm.replicates, other.replicates, strict=False)
-        if isinstance(one.outcome, Measurement) and isinstance(its.outcome, Measurement)
-    ]
+    pairs = paired_replicates(arm, other)
     if not pairs:
         return None
-    found = paired_change([mine for mine, _ in pairs], [its for _, its in pairs], higher_is_better=True)
-    change = Change(
-        ratio=found.ratio,
-        low=found.low,
-        high=found.high,
-        verdict=found.verdict,
-        method=found.method,
-        p_value=found.p_value,
-    )
+    change = change_of(pairs, read, higher_is_better=True)
     return Against(arm=other.name, ubatch=other.placement.ubatch, change=change)

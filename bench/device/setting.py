@@ -12,7 +12,7 @@ from bench.device import models, probe
 from bench.device.options import Options
 from bench.device.room import OVERHEAD_MIB, Settings
 from bench.device.work import make_work
-from hottune.engine.argv import server_argv, server_env
+from hottune.engine.argv import server_command
 from hottune.engine.build import build_engine, source_dir
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
@@ -28,12 +28,12 @@ from hottune.routing.bound import Bandwidths
 from hottune.stats.notes import NoteCode, note
 from hottune.tasks.foresight import machine_bandwidths
 from hottune.tasks.measure import Bench
+from hottune.tasks.result import SERVE_PORT
 from hottune.workload.workloads import context_needed
 
 LEAST_BATCH = 2048
 #: More than any demo needs: all-cpu on the virtual GPU has no ceiling.
 _VIRTUAL_MIB = 65536.0
-_SERVER_PORT = 8080
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,14 @@ class Setting:
     ) -> tuple[list[str], dict[str, str]]:
         """Return a server's command line and the variables that are added for it."""
         plain = placement.model_copy(update={"hot_k": 0}) if arm == "probe" else placement
-        engine, shape = self.frame.engine, self.frame.model.shape
-        argv = server_argv(
-            engine,
+        argv, env = server_command(
+            self.frame.engine,
             self.frame.model.path,
             plain,
-            shape=shape,
-            port=_SERVER_PORT,
+            shape=self.frame.model.shape,
+            port=SERVE_PORT,
             gpu=self.gpu,
             ceiling_mib=ceiling_mib,
-        )
-        env = server_env(
-            engine,
-            plain,
-            shape=shape,
-            gpu=self.gpu,
-            ceiling_mib=ceiling_mib,
-            stats_path=Path("hot-stats.json"),
         )
         if arm == "probe" and self.probe is not None:
             env |= probe.probe_env(self.probe.library, placement.hot_k)

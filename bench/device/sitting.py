@@ -17,7 +17,7 @@ from hottune.outcomes import Measurement, Outcome, Rejected
 from hottune.placement import Placement
 from hottune.report.json_file import JsonRenderer, load
 from hottune.report.schema import Replicate, Report, Trial
-from hottune.tasks.measure import CEILING_TOLERANCE
+from hottune.tasks.measure import under_ceiling
 from hottune.tasks.show import outcome_line
 from hottune.units import format_seconds
 
@@ -184,11 +184,7 @@ class Sitting:
         outcome = bench.measure(placement)
         self.pace.seen_s[cell] = time.monotonic() - started
         # A server that serves larger caches, too, was started under their ceiling.
-        if isinstance(outcome, Measurement) and outcome.vram_peak_mib > ceiling_mib * (1 + CEILING_TOLERANCE):
-            peak_mib = outcome.vram_peak_mib
-            detail = f"took {peak_mib:.0f} MiB of VRAM; the ceiling is {ceiling_mib:.0f} MiB"
-            return Rejected(detail=detail, vram_peak_mib=peak_mib)
-        return outcome
+        return under_ceiling(outcome, ceiling_mib)
 
     def _note(self, cell: Cell, placement: Placement, outcome: Outcome) -> None:
         """Keep what was tried on the way to a cell's placement."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.machine.facts import Gpu
+from hottune.models.memory import stream_bytes
 from hottune.models.shape import MoeShape
 from hottune.placement import KvType, Placement
 from hottune.units import mib
@@ -112,7 +113,8 @@ def _speculating(placement: Placement) -> list[str]:
 
 def _placing(placement: Placement, shape: MoeShape, gpu: Gpu | None, ceiling_mib: float) -> list[str]:
     if placement.fit:
-        kept_mib = fit_cache_mib(placement, shape) + _fit_stream_mib(placement, shape)
+        kept_mib = fit_cache_mib(placement, shape)
+        kept_mib += math.ceil(mib(stream_bytes(shape.layer_expert_bytes, placement)))
         target_mib = fit_target_mib(gpu, ceiling_mib) + kept_mib
         return ["-fit", "on", "--fit-target", str(target_mib)]
     if gpu is None:
@@ -135,12 +137,6 @@ def fit_target_mib(gpu: Gpu | None, ceiling_mib: float) -> int:
 def fit_cache_mib(placement: Placement, shape: MoeShape) -> int:
     """Return the VRAM, MiB, that a fit placement keeps for the cache: `hot_k` experts of every MoE layer."""
     return math.ceil(mib(placement.hot_k * shape.one_expert_bytes * shape.n_moe_layers))
-
-
-def _fit_stream_mib(placement: Placement, shape: MoeShape) -> int:
-    """Return the VRAM, MiB, through which the device passes a layer's experts, where it is asked to."""
-    streams = placement.hot_k > 0 and 0 < placement.stream_from <= placement.ubatch
-    return math.ceil(mib(max(shape.layer_expert_bytes, default=0))) if streams else 0
 
 
 def server_env(
@@ -203,6 +199,23 @@ def server_env(
             env["GGML_HOT_PROFILE"] = str(profile)
         env["GGML_HOT_HEADROOM_MIB"] = str(_hot_headroom_mib(gpu, ceiling_mib))
     return env
+
+
+def server_command(
+    build: EngineBuild,
+    model: Path,
+    placement: Placement,
+    *,
+    shape: MoeShape,
+    port: int,
+    gpu: Gpu | None,
+    ceiling_mib: float,
+) -> tuple[list[str], dict[str, str]]:
+    """Return a placement's command line and the variables hottune adds, to show (see the two above)."""
+    argv = server_argv(build, model, placement, shape=shape, port=port, gpu=gpu, ceiling_mib=ceiling_mib)
+    stats_path = Path("hot-stats.json")
+    env = server_env(build, placement, shape=shape, gpu=gpu, ceiling_mib=ceiling_mib, stats_path=stats_path)
+    return argv, env
 
 
 def _hot_headroom_mib(gpu: Gpu | None, ceiling_mib: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +14,6 @@ from hottune.units import mib
 _FLOAT = 4  # bytes of an activation
 _MASK = 2  # bytes of one entry of the attention mask
 _CONTEXT_STEP = 256  # llama.cpp rounds the context up to a multiple of this
-_STREAM_LAYERS = 1  # whose experts the device has room for while it streams
 _OFFLOAD_BATCH = 32  # llama.cpp's GGML_OP_OFFLOAD_MIN_BATCH
 
 
@@ -56,8 +56,7 @@ def estimate(shape: MoeShape, placement: Placement, *, overhead_mib: float = 0.0
     on_cpu = shape.layer_expert_bytes[: placement.n_cpu_moe]
     whole = shape.layer_expert_bytes[placement.n_cpu_moe :]
     kept = min(placement.hot_k, shape.n_experts)
-    streams = placement.hot_k > 0 and 0 < placement.stream_from <= placement.ubatch
-    streamed = _STREAM_LAYERS * max(on_cpu, default=0) if streams else 0
+    streamed = stream_bytes(on_cpu, placement)
     return MemoryNeed(
         vram_dense_mib=mib(shape.dense_bytes),
         vram_experts_mib=mib(sum(whole)),
@@ -69,6 +68,17 @@ def estimate(shape: MoeShape, placement: Placement, *, overhead_mib: float = 0.0
         vram_overhead_mib=overhead_mib,
         host_mib=mib(shape.host_bytes + sum(on_cpu)),
     )
+
+
+def stream_bytes(layers: Sequence[int], placement: Placement) -> int:
+    """Return the bytes of VRAM through which the device passes the experts of large batches.
+
+    Args:
+        layers: bytes of the experts of each layer that lies in host memory: the largest counts.
+        placement: which has a cache and batches that are large enough, or takes none.
+    """
+    streams = placement.hot_k > 0 and 0 < placement.stream_from <= placement.ubatch
+    return max(layers, default=0) if streams else 0
 
 
 def _compute_bytes(shape: MoeShape, placement: Placement) -> int:

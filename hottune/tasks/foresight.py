@@ -11,6 +11,9 @@ Qwen3-30B-A3B's shape in Q4_K, llama.cpp b11434; measured while the device was d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from hottune.machine.bandwidth import MachineBandwidths
@@ -101,25 +104,39 @@ def expert_bytes_from_ram(shape: MoeShape, placement: Placement, curve: HitCurve
     return on_cpu / shape.n_experts * shape.n_used * (1 - hits)
 
 
+def layer_loads(
+    shape: MoeShape, n_cpu_moe: int, misses: Iterable[tuple[float, ...]]
+) -> tuple[LayerLoad, ...]:
+    """Return what each MoE layer needs for a token.
+
+    Args:
+        shape: of the model.
+        n_cpu_moe: so many first layers have their experts in RAM.
+        misses: for each of those that is a MoE layer, in order, the distribution of its misses.
+    """
+    theirs = iter(misses)
+    return tuple(
+        LayerLoad(
+            expert_bytes=n_bytes / shape.n_experts,
+            n_used=shape.n_used,
+            misses=next(theirs) if number < n_cpu_moe else (),
+        )
+        for number, n_bytes in enumerate(shape.layer_expert_bytes)
+        if n_bytes
+    )
+
+
 def token_load(shape: MoeShape, placement: Placement, curve: HitCurve) -> TokenLoad:
     """Return what a token needs, with the context half full and every miss uploaded (as LRU does)."""
     hits = hit_rate(shape, placement, curve)
     all_miss = (0.0,) * shape.n_used + (1.0,)
     misses = all_miss if hits is None else independent_misses(shape.n_used, hits)
-    layers = [
-        LayerLoad(
-            expert_bytes=n_bytes / shape.n_experts,
-            n_used=shape.n_used,
-            misses=misses if number < placement.n_cpu_moe else (),
-        )
-        for number, n_bytes in enumerate(shape.layer_expert_bytes)
-        if n_bytes
-    ]
+    layers = layer_loads(shape, placement.n_cpu_moe, repeat(misses))
     uploaded = expert_bytes_from_ram(shape, placement, curve) if placement.hot_k else 0.0
     return TokenLoad(
         dense_bytes=shape.dense_bytes,
         kv_bytes=shape.kv_bytes(placement.context // 2, placement.kv_type_k, placement.kv_type_v),
-        layers=tuple(layers),
+        layers=layers,
         uploaded_bytes=min(uploaded, placement.upload_mib * 2**20),
     )
 

@@ -169,7 +169,7 @@ class Bench:
                 detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
                 + (f" ({vram.note})" if vram.note else "")
             )
-        return self._under_ceiling(
+        return under_ceiling(
             measurement(
                 driven,
                 vram_peak_mib=vram.peak_mib,
@@ -177,7 +177,8 @@ class Bench:
                 load_s=server.load_s,
                 engagement=server.engagement(),
                 parallel=self.workload.parallel,
-            )
+            ),
+            self.ceiling_mib,
         )
 
     def _drive(self, server: Server) -> list[RequestSample] | Outcome:
@@ -207,16 +208,6 @@ class Bench:
                 return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
             return found
 
-    def _under_ceiling(self, outcome: Measurement) -> Outcome:
-        """Turn a measurement above the ceiling into a rejection: an arm that cheats is no arm."""
-        peak_mib = outcome.vram_peak_mib
-        if peak_mib <= self.ceiling_mib * (1 + CEILING_TOLERANCE):
-            return outcome
-        return Rejected(
-            detail=f"took {peak_mib:.0f} MiB of VRAM; the ceiling is {self.ceiling_mib:.0f} MiB",
-            vram_peak_mib=peak_mib,
-        )
-
     def _settle(self, before_mib: float | None) -> None:
         """Wait until the driver has given the server's VRAM back, so that the next one starts equal."""
         if before_mib is None:
@@ -232,6 +223,17 @@ class Bench:
         logs = sorted(self.log_dir.glob("*.log"))
         for old in logs[: max(0, len(logs) - LOGS_KEPT)]:
             old.unlink(missing_ok=True)
+
+
+def under_ceiling(outcome: Outcome, ceiling_mib: float) -> Outcome:
+    """Turn a measurement above the ceiling into a rejection: an arm that cheats is no arm."""
+    if not isinstance(outcome, Measurement) or outcome.vram_peak_mib <= ceiling_mib * (1 + CEILING_TOLERANCE):
+        return outcome
+    peak_mib = outcome.vram_peak_mib
+    return Rejected(
+        detail=f"took {peak_mib:.0f} MiB of VRAM; the ceiling is {ceiling_mib:.0f} MiB",
+        vram_peak_mib=peak_mib,
+    )
 
 
 def _has_its_slots(outcome: Measurement, placement: Placement) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import fmean
 
 import hottune
-from hottune.engine.argv import server_argv, server_env, shell_command
+from hottune.engine.argv import server_command, shell_command
 from hottune.errors import NothingMeasuredError
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
@@ -74,7 +73,7 @@ def make_report(
 
 def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str], dict[str, str]]:
     """Return the command line of a placement's server and the variables hottune adds."""
-    argv = server_argv(
+    return server_command(
         plan.engine,
         plan.model.path,
         placement,
@@ -83,15 +82,6 @@ def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str]
         gpu=plan.gpu,
         ceiling_mib=plan.ceiling_mib,
     )
-    env = server_env(
-        plan.engine,
-        placement,
-        shape=plan.model.shape,
-        gpu=plan.gpu,
-        ceiling_mib=plan.ceiling_mib,
-        stats_path=Path("hot-stats.json"),
-    )
-    return argv, env
 
 
 def measurements(replicates: list[Replicate]) -> list[Measurement]:
@@ -159,9 +149,9 @@ def _compared(
     for base in arms:
         if base.name == arm.name or base.name not in BASELINES or base.name not in measured:
             continue
-        pairs = _pairs(arm, base)
+        pairs = paired_replicates(arm, base)
         if pairs:
-            ratios[base.name] = {metric: _change(pairs, metric) for metric in _SPEED}
+            ratios[base.name] = {metric: change_of(pairs, *_SPEED[metric]) for metric in _SPEED}
     update: dict[str, object] = {"ratios": ratios}
     if best in ratios:
         update |= {"versus_arm": best} | {f"versus_{metric}": ratios[best][metric] for metric in _SPEED}
@@ -171,7 +161,7 @@ def _compared(
     return arm.model_copy(update=update)
 
 
-def _pairs(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:
+def paired_replicates(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:
     """Pair the n-th replicates of two arms: each arm is measured once a round, so they share a round."""
     both = zip(arm.replicates, base.replicates, strict=False)
     return [
@@ -181,8 +171,12 @@ def _pairs(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:
     ]
 
 
-def _change(pairs: list[tuple[Measurement, Measurement]], metric: Metric) -> Change:
-    read, higher_is_better = _SPEED[metric]
+def change_of(
+    pairs: list[tuple[Measurement, Measurement]],
+    read: Callable[[Measurement], float],
+    higher_is_better: bool,
+) -> Change:
+    """Return the change that paired replicates show in what `read` reads, with its interval and verdict."""
     found = paired_change(
         [read(one) for one, _ in pairs],
         [read(other) for _, other in pairs],
@@ -209,7 +203,7 @@ def _winner(plan: Plan, rows: list[Arm], best: ArmName | None, objective: Object
         found = hot.ratios[best][metric] if hot and best in hot.ratios else None
         change = None
         if hot and found:
-            pairs = _pairs(hot, by_name[best])
+            pairs = paired_replicates(hot, by_name[best])
             read, higher = _SPEED[metric]
             change = paired_change(
                 [read(one) for one, _ in pairs],

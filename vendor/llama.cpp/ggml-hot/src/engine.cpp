@@ -15,9 +15,7 @@ static double now_us() {
 }
 
 engine::engine(const settings & config, ggml_backend_dev_t device, common & shared)
-    : config_(config), device_(device), shared_(shared), gpu_(device),
-      gpu_buft_(ggml_backend_dev_buffer_type(device)),
-      cache_(config_, shared.known, gpu_, stats_), stream_(gpu_, cache_, config_.stream_bytes, stats_.stream) {
+    : config_(config), device_(device), shared_(shared), gpu_(device), cache_(config_, shared.known, gpu_, stats_), stream_(gpu_, cache_, config_.stream_bytes, stats_.stream) {
     stats_.device = ggml_backend_dev_name(device);
     use_threads(1);
 }
@@ -112,10 +110,6 @@ ggml_status engine::compute(ggml_cgraph * graph, const void * owner, ggml_backen
         ggml_backend_synchronize(gpu_.stream());
         status = compute_by_node(graph, problem);
     }
-    if (!gpu_.in_order()) {
-        ggml_backend_synchronize(gpu_.stream());
-    }
-    gpu_.mark();
     return status;
 }
 
@@ -146,7 +140,9 @@ ggml_status engine::stream_blocks(ggml_cgraph * graph) {
         ggml_backend_synchronize(gpu_.stream());
         return compute_by_node(graph, "VRAM is too short to stream experts: large batches go the usual way from now on");
     }
-    return stream_.compute(graph);
+    const ggml_status status = stream_.compute(graph);
+    gpu_.finish();
+    return status;
 }
 
 ggml_status engine::compute_blocks(ggml_cgraph * graph, const void * owner) {
@@ -175,7 +171,11 @@ ggml_status engine::compute_blocks(ggml_cgraph * graph, const void * owner) {
             at = end;
         }
     }
-    finish_block();
+    if (running_.layer) {
+        finish_block();
+    } else {
+        gpu_.finish();
+    }
     return status;
 }
 
@@ -247,7 +247,7 @@ engine::host_input engine::fetch_input(const moe_block & block) {
         if (in_host_memory(t)) {
             memcpy(place, t->data, ggml_nbytes(t));
         } else {
-            const stand_in on_gpu(t, gpu_buft_);
+            const stand_in on_gpu(t, gpu_.buffer_type());
             ggml_backend_tensor_get_async(gpu_.stream(), &on_gpu.tensor, place, 0, ggml_nbytes(t));
         }
         return place;
@@ -280,7 +280,7 @@ void engine::send_inputs(const moe_block & block, const hot_graph & hot, const h
 
 // Cold rows go to their places among the hot ones, one copy for each run of neighbours.
 void engine::send_rows(const moe_block & block, const std::vector<int> & positions, const float * rows) {
-    stand_in      out(block.out, gpu_buft_);
+    stand_in      out(block.out, gpu_.buffer_type());
     const size_t  row_bytes = block.out->nb[1];
     const int64_t width     = block.out->ne[0];
     for (size_t i = 0; i < positions.size();) {
@@ -402,10 +402,7 @@ void engine::finish_block() {
     if (!running_.layer) {
         return;
     }
-    if (!gpu_.in_order()) {
-        ggml_backend_synchronize(gpu_.stream());
-    }
-    gpu_.mark();
+    gpu_.finish();
     const double t3 = now_us();
     const moe_block & block = running_.block;
     cached_layer &    layer = *running_.layer;

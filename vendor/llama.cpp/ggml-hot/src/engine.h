@@ -88,7 +88,6 @@ private:
     ggml_backend_dev_t device_;
     common &           shared_;
     gpu_work           gpu_;
-    ggml_backend_buffer_type_t gpu_buft_;
     buffer_ptr         staging_;       // pinned where the GPU offers it
     std::vector<uint8_t> plain_staging_;
     uint8_t *          staging_data_ = nullptr;

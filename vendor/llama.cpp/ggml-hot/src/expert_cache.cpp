@@ -187,11 +187,14 @@ void expert_cache::count(cached_layer & layer, const moe_block & block, const in
     }
 }
 
+static bool is_guest(const swap & s) {
+    return s.guest;
+}
+
 void expert_cache::plan(cached_layer & layer, const std::vector<int> & missed) {
     if (!layer.chooser || layer.n_slots() == 0) {
         return;
     }
-    const auto is_guest = [](const swap & s) { return s.guest; };
     std::vector<swap> planned = layer.chooser->plan(layer.slots, missed);
     if (std::all_of(planned.begin(), planned.end(), is_guest)) {
         planned.insert(planned.begin(), layer.waiting.begin(), layer.waiting.end());  // what was put off may have its turn
@@ -226,7 +229,6 @@ std::vector<int> expert_cache::fetch(cached_layer & layer, const std::vector<int
 }
 
 void expert_cache::start_uploads(cached_layer & layer) {
-    const auto is_guest = [](const swap & s) { return s.guest; };
     layer.waiting.erase(std::remove_if(layer.waiting.begin(), layer.waiting.end(), is_guest), layer.waiting.end());
     for (size_t i = 0; i < layer.waiting.size(); i++) {
         const swap & s = layer.waiting[i];

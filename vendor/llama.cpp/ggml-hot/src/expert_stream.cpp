@@ -150,8 +150,9 @@ expert_stream::piece * expert_stream::bring(const streamed_layer & layer, size_t
         return known;
     }
     const ggml_tensor * original = layer.weights[weight].tensor;
+    const size_t bytes = padded_bytes(gpu_, original);
     size_t begin = 0;
-    if (!make_place(padded_bytes(gpu_, original), needed, begin)) {
+    if (!make_place(bytes, needed, begin)) {
         return nullptr;
     }
     if (spare_.empty()) {
@@ -166,7 +167,7 @@ expert_stream::piece * expert_stream::bring(const streamed_layer & layer, size_t
     p.layer    = &layer;
     p.weight   = weight;
     p.begin    = begin;
-    p.end      = begin + padded_bytes(gpu_, original);
+    p.end      = begin + bytes;
     p.launched = false;
     p.copy        = *original;
     p.copy.buffer = ring_.get();
@@ -229,6 +230,7 @@ void expert_stream::look_ahead(const streamed_layer & layer) {
 
 ggml_status expert_stream::compute(ggml_cgraph * graph) {
     const streamed_layer & layer = find(graph);
+    gpu_.wait_on(gathers_.get());  // what was fetched into slots is there before it is read from them
     const auto uses = [&](const ggml_tensor * node, size_t weight) {
         const int s = expert_source(node);
         return s >= 0 && node->src[s] == layer.weights[weight].tensor;

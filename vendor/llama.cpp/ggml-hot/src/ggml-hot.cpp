@@ -161,14 +161,14 @@ ggml_backend_buffer_type_t ggml_backend_hot_device_buffer_type(ggml_backend_dev_
 // A graph may still be under way when graph_compute returns: what the GPU does next comes behind it by itself. Who reads or
 // writes its tensors from the host waits here. (The scheduler's own waiting does not know the two apart.)
 
-hot_device & device_of(ggml_backend_buffer_t buffer);
+hot_device & device_of(ggml_backend_buffer_type_t buft);
 
 template <auto member> struct wait_first;
 
 template <typename result, typename... args, result (*ggml_backend_buffer_i::* member)(ggml_backend_buffer_t, args...)>
 struct wait_first<member> {
     static result call(ggml_backend_buffer_t buffer, args... a) {
-        const hot_device & device = device_of(buffer);
+        const hot_device & device = device_of(buffer->buft);
         if (buffer->buft == &device.buffer_type) {  // else it is a stand-in of ours (stand_in.h), in order anyway
             hot::gpu_work::wait_all(device.cache);
         }
@@ -240,14 +240,15 @@ std::deque<hot_device> & hot_devices() {
     return devices;
 }
 
-hot_device & device_of(ggml_backend_buffer_t buffer) {
+// Whose buffer type it is, or whose GPU's.
+hot_device & device_of(ggml_backend_buffer_type_t buft) {
     return *std::find_if(hot_devices().begin(), hot_devices().end(), [&](const hot_device & d) {
-        return buffer->buft == &d.buffer_type || buffer->buft == ggml_backend_dev_buffer_type(d.cache);
+        return buft == &d.buffer_type || buft == ggml_backend_dev_buffer_type(d.cache);
     });
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
-    hot_device & device = *std::find_if(hot_devices().begin(), hot_devices().end(), [&](const hot_device & d) { return &d.buffer_type == buft; });
+    hot_device & device = device_of(buft);
     ggml_backend_buffer_t buffer = ggml_backend_dev_buffer_type(device.cache)->iface.alloc_buffer(buft, size);
     if (buffer) {
         device.memory = buffer->iface;

@@ -51,7 +51,10 @@ void gpu_work::use(ggml_backend_t stream) {
     }
 }
 
-void gpu_work::mark() {
+void gpu_work::finish() {
+    if (!in_order()) {
+        ggml_backend_synchronize(stream_);
+    }
     if (done_) {
         ggml_backend_event_record(done_.get(), stream_);
     }

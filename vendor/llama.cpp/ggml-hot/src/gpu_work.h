@@ -30,7 +30,9 @@ public:
     // Whether what comes behind us is in order with it by itself.
     bool in_order() const { return stream_ != own_.get(); }
 
-    void mark();            // all that was asked for so far is what wait() and wait_on() mean
+    // Behind a piece of work: all that was asked for so far is what wait() and wait_on() mean from now on. Where what
+    // comes next is not in order with it, it has ended when this returns.
+    void finish();
     void wait() const;      // any thread may
     void wait_on(ggml_backend_t other) const;  // the other stream waits, its next steps come behind
     static void wait_all(ggml_backend_dev_t device);  // wait(), for all there are on the device
