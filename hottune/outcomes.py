@@ -76,6 +76,8 @@ class HotStats(_Frozen):
     stream_blocks: int = Field(default=0, description="blocks of a layer whose experts passed through VRAM")
     stream_bytes: int = Field(default=0, description="experts copied from host memory for those")
     stream_buffer_bytes: int = Field(default=0, description="VRAM that streaming holds, beside cache_bytes")
+    working_vram_bytes: int = Field(default=0, description="VRAM of intermediate results, beside the others")
+    working_host_bytes: int = Field(default=0, description="host memory of the device itself")
     multi_blocks: int = Field(default=0, description="blocks of a layer computed for more than one token")
     multi_tokens: int = Field(default=0, description="tokens in those blocks")
     multi_hits: int = 0

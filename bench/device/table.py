@@ -10,6 +10,7 @@ from hottune.report.markdown import bullets, table
 from hottune.report.schema import Against, Arm, Report
 from hottune.report.setup import setup
 from hottune.report.wording import is_virtual
+from hottune.units import mib
 
 NOTHING = "–"
 #: An interval whose ends are further apart tells nothing (two replicates); it stays in the result file.
@@ -35,6 +36,8 @@ HEAD = [
     "of MiB",
     "hit rate",
     "slots",
+    "ring MiB",
+    "working MiB, VRAM + host",
     "uploaded GB",
     "fetched GB",
     *(f"{phase} µs" for phase in PHASES),
@@ -83,6 +86,8 @@ def row(arm: Arm) -> list[str]:
         NOTHING if cell.ceiling_percent is None else _number(cell.ceiling_mib, 0),
         NOTHING if arm.hit_rate is None else f"{100 * arm.hit_rate:.1f} %",
         str(hot.slots) if hot else NOTHING,
+        _number(mib(hot.stream_buffer_bytes), 0) if hot else NOTHING,
+        f"{mib(hot.working_vram_bytes):.1f} + {mib(hot.working_host_bytes):.1f}" if hot else NOTHING,
         _number((hot.uploaded_bytes + streamed) / _GB, 2) if hot else NOTHING,
         _number(hot.fetched_bytes / _GB, 2) if hot else NOTHING,
         *(_phase(hot, phase) for phase in PHASES),

@@ -191,6 +191,7 @@ def _hot(data: dict[str, Any]) -> HotStats:
     layer_slots = [int(layer["slots"]) for layer in by_layer if "slots" in layer]
     slots = float(data["slots"])
     multi, stream = data.get("multi", {}), data.get("stream", {})
+    working = data.get("working", {})
     return HotStats(
         slots=max(round(slots), 1 if slots > 0 or any(layer_slots) else 0),  # 0 means no place at all
         layers=int(data["layers"]),
@@ -210,6 +211,8 @@ def _hot(data: dict[str, Any]) -> HotStats:
         stream_blocks=int(stream.get("blocks", 0)),
         stream_bytes=int(stream.get("uploaded_bytes", 0)),
         stream_buffer_bytes=int(stream.get("buffer_bytes", 0)),
+        working_vram_bytes=int(working.get("vram_bytes", 0)),
+        working_host_bytes=int(working.get("host_bytes", 0)),
         multi_blocks=int(multi.get("blocks", 0)),
         multi_tokens=int(multi.get("tokens", 0)),
         multi_hits=int(multi.get("hits", 0)),

@@ -28,6 +28,7 @@ STATS: dict[str, Any] = {
     "uploads": 38,
     "uploaded_bytes": 4202496,
     "cache_bytes": 3538944,
+    "working": {"vram_bytes": 917504, "host_bytes": 8392704},
     "fallback_nodes": 0,
     "fallback_reasons": [],
     "time_us": {"submit": 130.6, "cold": 79.3, "wait": 7.2, "swap": 2.1},
@@ -42,6 +43,7 @@ def test_the_devices_counters_become_a_hit_rate_in_all_and_by_layer() -> None:
     assert stats.hot.hit_rate == 0.75
     assert stats.hot.layer_hit_rate == [0.75, 0.0]
     assert (stats.hot.slots, stats.hot.uploads, stats.hot.cache_bytes) == (6, 38, 3538944)
+    assert (stats.hot.working_vram_bytes, stats.hot.working_host_bytes) == (917504, 8392704)
     assert stats.hot.time_us["cold"] == 79.3
     assert stats.virtual_peak_mib == 3
 

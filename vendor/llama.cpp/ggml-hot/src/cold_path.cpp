@@ -36,6 +36,11 @@ cold_path::~cold_path() {
 
 // The pool only ever grows: contexts and phases (-t, -tb) ask for different numbers in turn, and a smaller number of
 // threads runs in a larger pool.
+size_t cold_path::memory_bytes() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return pass_.memory_bytes() + descriptions_.capacity() + data_.capacity();
+}
+
 void cold_path::use_threads(int n) {
     if (n == n_threads_) {
         return;

@@ -44,6 +44,8 @@ public:
     // inputs must have finished. Adds the nodes computed to `computed`; stops at the first that fails.
     ggml_status compute_by_node(ggml_cgraph * graph, int n_threads, int & computed);
 
+    size_t memory_bytes();  // of host memory that it holds
+
 private:
     ggml_status compute_graph(const moe_block & block, int n_threads, const cold_rows & cold);
     void   use_threads(int n);

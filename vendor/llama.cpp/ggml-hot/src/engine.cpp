@@ -80,7 +80,10 @@ void engine::reset() {
 
 engine_stats engine::snapshot() {
     std::lock_guard<std::mutex> lock(mutex_);
-    return stats_;
+    engine_stats now = stats_;
+    now.working = cache_.working();
+    now.working.host_bytes += staging_size_ + stream_.host_bytes();
+    return now;
 }
 
 profile engine::uses() {

@@ -82,6 +82,10 @@ cached_layer & expert_cache::find(const moe_block & block, const void * owner) {
     return layer;
 }
 
+working_memory expert_cache::working() {
+    return {scratch_ ? ggml_backend_buffer_get_size(scratch_.get()) : 0, uploader_.staging()};
+}
+
 bool expert_cache::seen_in_this_batch(const moe_block & block) const {
     const auto at = by_weight_.find(block.weights[0].tensor->data);
     return at != by_weight_.end() && at->second->last_batch == batch_;

@@ -85,6 +85,8 @@ public:
     // that the graph can read them. Slots that the block reads (`in_use`, by slot) stay as they are.
     std::vector<int> fetch(cached_layer & layer, const std::vector<int> & missed, const std::vector<bool> & in_use, int most);
 
+    working_memory working();         // intermediate results in VRAM, and what uploads pass through
+
     bool link_is_free() { return uploader_.backlog() == 0; }
 
     // Behind a block that is marked: uploads of what was planned begin, within the budget, when the GPU has read the slots.

@@ -38,6 +38,8 @@ public:
     // No copy reads a slot any more.
     void settle();
 
+    size_t host_bytes() const { return zeros_ ? ggml_backend_buffer_get_size(zeros_.get()) : 0; }
+
     // The weights may be gone.
     void forget();
 

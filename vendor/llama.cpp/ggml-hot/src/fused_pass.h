@@ -30,6 +30,8 @@ public:
     // Any number of threads at once, about n_threads of them; the work is done when all of them have returned.
     void work();
 
+    size_t memory_bytes() const { return memory_.capacity(); }
+
 private:
     // The rows that go through the same expert: the places in by_expert_ from begin to end.
     struct group_of_rows {

@@ -120,6 +120,7 @@ std::string service::stats_locked() {
     }
     if (shared_) {
         shared_->trace.facts(r.trace.on, r.trace.tokens, r.trace.bytes);
+        r.cold_bytes = shared_->cold.memory_bytes();
     }
     r.vgpus = vgpu_snapshot();
     return to_json(r);

@@ -52,6 +52,8 @@ static json cache_fields(const report & r) {
     layer_stats sum;
     multi_stats multi;
     stream_stats stream;
+    working_memory working;
+    working.host_bytes = r.cold_bytes;
     uint64_t tokens = 0, cache_bytes = 0, fallback_nodes = 0;
     std::vector<std::string> names, reasons;
     json layers = json::array(), devices = json::array();
@@ -83,6 +85,8 @@ static json cache_fields(const report & r) {
         stream.uploaded_bytes += e.stream.uploaded_bytes;
         stream.resident_bytes += e.stream.resident_bytes;
         stream.buffer_bytes += e.stream.buffer_bytes;
+        working.vram_bytes += e.working.vram_bytes;
+        working.host_bytes += e.working.host_bytes;
         names.push_back(e.device);
         devices.push_back({{"name", e.device}, {"layers", e.layers.size()}, {"slots", slots}, {"cache_bytes", e.cache_bytes}, {"in_order", e.in_order}});
     }
@@ -102,6 +106,7 @@ static json cache_fields(const report & r) {
         {"multi", {{"blocks", multi.blocks}, {"tokens", multi.tokens}, {"hits", multi.hits}, {"misses", multi.misses}}},
         {"stream", {{"blocks", stream.blocks}, {"uploaded_bytes", stream.uploaded_bytes}, {"resident_bytes", stream.resident_bytes},
                     {"buffer_bytes", stream.buffer_bytes}}},
+        {"working", {{"vram_bytes", working.vram_bytes}, {"host_bytes", working.host_bytes}}},
         {"fallback_nodes", fallback_nodes}, {"fallback_reasons", reasons},
         {"time_us", times(sum.time_us, sum.blocks)},
         {"trace", {{"on", r.trace.on}, {"tokens", r.trace.tokens}, {"bytes", r.trace.bytes}}},

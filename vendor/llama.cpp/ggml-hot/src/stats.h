@@ -45,6 +45,11 @@ struct stream_stats {
     void reset();
 };
 
+// Memory beside the slots and the stream's buffer: intermediate results, rows on their way, copies of pageable weights.
+struct working_memory {
+    uint64_t vram_bytes = 0, host_bytes = 0;
+};
+
 // What one GPU's part of the cache counted.
 struct engine_stats {
     std::string device;
@@ -56,6 +61,7 @@ struct engine_stats {
     std::vector<layer_stats> layers;
     multi_stats multi;
     stream_stats stream;
+    working_memory working;
 
     void reset();  // counters to zero; layers, slots and bytes stay
 };
@@ -71,6 +77,7 @@ struct report {
     knobs       set;
     trace_stats trace;
     std::vector<engine_stats> engines;
+    uint64_t    cold_bytes = 0;       // host memory of the CPU's path, which the engines share
     std::vector<vgpu_stats>   vgpus;
 };
 

@@ -37,6 +37,11 @@ size_t uploader::backlog() {
     return backlog_;
 }
 
+size_t uploader::staging() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return staging_total_;
+}
+
 std::vector<upload> uploader::collect() {
     std::lock_guard<std::mutex> lock(mutex_);
     return std::move(complete_);
@@ -96,6 +101,8 @@ void uploader::copy_staged(const upload::piece & p) {
             }
             staging.data = staging.memory ? (uint8_t *) ggml_backend_buffer_get_base(staging.memory.get()) : staging.plain.data();
             staging.free.reset(ggml_backend_event_new(device_));
+            std::lock_guard<std::mutex> lock(mutex_);
+            staging_total_ += staging_bytes;
         }
         if (staging.in_use) {
             if (staging.free) {

@@ -41,6 +41,7 @@ public:
     void   start(upload && u);
     size_t backlog();                  // bytes started and not yet complete
     std::vector<upload> collect();     // those complete since the last call: their bytes are in the slabs
+    size_t staging();                  // bytes of host memory that pageable experts pass through
     void   drain();                    // returns when nothing is under way; collect() then has the last ones
 
 private:
@@ -67,6 +68,7 @@ private:
     std::deque<upload>      queue_;
     std::vector<upload>     complete_;
     size_t                  backlog_ = 0;
+    size_t                  staging_total_ = 0;
     bool                    stopping_ = false;
     std::thread             thread_;   // last: it uses all of the above
 };

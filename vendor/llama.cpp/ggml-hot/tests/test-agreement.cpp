@@ -115,6 +115,8 @@ static void run_streamed_case(const devices & dev, layer_case c, double toleranc
     const long by_node = s.value("fallback_nodes", -1L);
     printf("%-44s NMSE %-9.2g blocks %-4ld uploaded %-9ld from slots %-8ld node by node %ld\n", name.c_str(), worst, blocks, up, resident, by_node);
     CHECK(blocks > 0 && up > 0 && resident > 0, "%s: experts were not streamed", name.c_str());
+    const nlohmann::json working = s.value("working", nlohmann::json::object());
+    CHECK(working.value("vram_bytes", 0L) > 0 && working.value("host_bytes", 0L) > 0, "%s: working memory is not named", name.c_str());
     const std::string reasons = s.value("fallback_reasons", nlohmann::json()).dump();
     CHECK(by_node == 0, "%s: %ld nodes went by node: %s", name.c_str(), by_node, reasons.c_str());
 }
