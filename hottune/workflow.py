@@ -17,6 +17,7 @@ from hottune.report.schema import ArmName, Report, Trial, WarningNote
 from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm
 from hottune.search.journal import Journal, Measure, sqlite_url
 from hottune.search.lock import study_lock
+from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare
 from hottune.tasks.measure import Bench, RealServers
@@ -74,7 +75,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
 def baseline(study: Study, meter: Meter) -> None:
     """Measure all-CPU experts, the best layer offload, and `--fit`."""
     done = sum(1 for trial in study.journal.trials() if trial.arm)
-    meter.stage("Baselines", max(3 * len(study.plan.ubatches), done), done)
+    meter.stage("Baselines", max(2 + len(study.plan.ubatches), done), done)
     study.baselines()
     meter.finish()
 
@@ -256,16 +257,18 @@ def dry_run(config: RunConfig) -> tuple[Plan, list[Shown]]:
     """Return the servers that a run would start first: baselines and grid. Starts and builds nothing."""
     plan = prepare.prepare_for_show(config)
     space = plan.space
-    wanted: list[tuple[str, Placement]] = []
-    for ubatch in space.ubatches:
-        wanted.append(("all-cpu", space.all_cpu(ubatch)))
+    first = max(space.ubatches)
+    wanted: list[tuple[str, Placement]] = [("all-cpu", space.all_cpu(first))]
+    for ubatch in sorted(space.ubatches, reverse=True):
         fewest = space.fewest_cpu_layers(ubatch)
         if fewest < plan.model.shape.n_layers:
             wanted.append(("layers", space.layers(fewest, ubatch)))
-        wanted.append(("fit", space.fit(ubatch)))
-    wanted += [("hot", placement) for placement in space.grid(space.ubatches[0], quick=config.quick)]
+    wanted.append(("fit", space.fit(first)))
+    n_baselines = len(wanted)
+    start = Start(max(space.ubatches), space.base.threads)
+    wanted += [("hot", placement) for placement in foreseen(space, start, quick=config.quick)]
     shown = []
-    for arm, placement in wanted[: 3 * len(space.ubatches) + config.trials_wanted]:
+    for arm, placement in wanted[: n_baselines + config.trials_wanted]:
         argv, env = argv_and_env(plan, placement, config.port or 8080)
         predicted = None if placement.fit else space.predicted_mib(placement)
         shown.append(Shown(arm, placement, predicted, argv, env))

@@ -199,7 +199,7 @@ def _winner(plan: Plan, rows: list[Arm], best: ArmName | None, objective: Object
         assert hot is not None  # something was measured, and it was no baseline
         chosen, reason = hot, "hot: the only arm that could be measured"
     else:
-        metric: Metric = objective.value
+        metric: Metric = objective.metric
         found = hot.ratios[best][metric] if hot and best in hot.ratios else None
         change = None
         if hot and found:
