@@ -139,6 +139,7 @@ class Journal:
         self.url = url
         self.objective = objective
         self.limits = limits
+        self._ended: dict[int, Trial] = {}
         storage = open_storage(url)
         with storage_errors(url):
             self._search = self._open(storage, name)
@@ -185,7 +186,11 @@ class Journal:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
         with storage_errors(self.url):
             frozen = self._search.get_trials(deepcopy=False)
-        return [_trial(one) for one in frozen if "outcome" in one.user_attrs and "skip" not in one.user_attrs]
+        for one in frozen:
+            # What ended never changes, and reading hundreds of outcomes again for each trial takes long.
+            if one.number not in self._ended and one.state.is_finished() and "outcome" in one.user_attrs:
+                self._ended[one.number] = _trial(one)
+        return [self._ended[number] for number in sorted(self._ended)]
 
     def history(self) -> list[tuple[Placement, Outcome]]:
         """Return placement and outcome of everything measured: search and confirm."""
