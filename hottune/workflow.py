@@ -19,6 +19,7 @@ from hottune.search.journal import Journal, Measure, sqlite_url
 from hottune.search.lock import study_lock
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare
+from hottune.tasks.ballasted import ballasted
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.result import argv_and_env, make_report
@@ -54,7 +55,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         ui: where progress goes.
         measuring: makes what measures a placement; None = real servers.
     """
-    with opened(plan) as (plan, journal):
+    with opened(plan) as (plan, journal), ballasted(plan, ui) as plan:
         announce(plan, journal, ui)
         meter = Meter(ui)
         measure = (measuring or real_servers)(plan, meter)
@@ -206,6 +207,7 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         log_dir=plan.config.cache_dir / "logs" / plan.name,
         port=plan.config.port,
         note=note,
+        ballast=plan.ballast,
     )
 
 

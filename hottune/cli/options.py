@@ -31,6 +31,13 @@ Headroom = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="VRAM left free when --vram is not given. Default: 512MiB."),
 ]
+Ballast = Annotated[
+    bool | None,
+    typer.Option(
+        "--ballast/--no-ballast",
+        help="With --vram on a larger card: hold the rest of its memory. Default: yes, where CUDA is.",
+    ),
+]
 Gpu = Annotated[
     int | None, typer.Option(metavar="N", help="Which GPU, by NVML's number. Default: most free.")
 ]

@@ -25,6 +25,7 @@ class NoteCode(StrEnum):
     SWAP_IN_USE = "swap-in-use"
     BATTERY = "battery"
     THROTTLED = "throttled"
+    BALLAST = "ballast"
 
 
 #: Text of each note: what is the matter, then what to do. Names in braces are the facts it needs.
@@ -74,6 +75,10 @@ _TEXTS: dict[NoteCode, str] = {
     NoteCode.THROTTLED: (
         "{device} lowered its clocks while hottune measured ({reason}). Improve the cooling or set a lower "
         "power limit on purpose, then run again."
+    ),
+    NoteCode.BALLAST: (
+        "{held} of {gpu} were held back, so that only the ceiling was free: that copies a small card's "
+        "capacity, not its bandwidth. Compare arms with each other, not with that card."
     ),
 }
 

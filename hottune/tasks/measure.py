@@ -11,6 +11,7 @@ from pathlib import Path
 from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
+from hottune.machine.ballast import Holder
 from hottune.machine.clocks import gpu_state
 from hottune.machine.facts import Gpu
 from hottune.machine.vram import VramSampler
@@ -57,6 +58,8 @@ class Bench:
     profile_to: Path | None = None
     #: More variables for every server: what loads another plug-in than the device.
     extra_env: Mapping[str, str] = field(default_factory=dict)
+    #: What holds the VRAM above the ceiling, where something does.
+    ballast: Holder | None = None
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
 
@@ -82,9 +85,11 @@ class Bench:
         done again in a fresh one.
 
         Nothing that a placement can cause raises. What can: PortTakenError, BadSettingError (a text that is
-        too short for this model's tokenizer), KeyboardInterrupt; the server is gone then, too (within
-        `keeping`, when that ends).
+        too short for this model's tokenizer), BallastError (it is gone), KeyboardInterrupt; the server is
+        gone then, too (within `keeping`, when that ends).
         """
+        if self.ballast is not None:
+            self.ballast.require()
         return self._measure_kept(placement) or self._measure_fresh(placement)
 
     def _measure_fresh(self, placement: Placement) -> Outcome:
