@@ -188,16 +188,20 @@ def _bench(
     quiet: bool,
 ) -> None:
     from hottune import workflow
+    from hottune.report.schema import WarningNote
     from hottune.tasks import prepare
     from hottune.tasks.ballasted import ballasted
+    from hottune.tasks.conditions import condition_notes
     from hottune.tasks.result import argv_and_env
     from hottune.tasks.show import Meter, outcome_line
+    from hottune.tasks.surroundings import surroundings
 
     progress = make_progress(quiet)
     try:
         plan = prepare.prepare(config, progress)
         shape = plan.model.shape
         placement = _placement(plan.space.base, changes, shape.n_layers, shape.n_experts)
+        warnings = surroundings()
         if plan.gpu.virtual:
             progress.say(prepare.VIRTUAL_LINE)
         with ballasted(plan, progress) as plan:
@@ -210,6 +214,10 @@ def _bench(
                 outcomes.append(measure(placement))
                 meter.ended(placement.label(), outcomes[-1])
             meter.finish()
+        found = condition_notes(plan, [one for one in outcomes if isinstance(one, Measurement)])
+        warnings += [WarningNote(code=code, text=text) for code, text in found]
+        for one in warnings:
+            progress.say(f"Warning: {one.text}")
     finally:
         close(progress)
     argv, env = argv_and_env(plan, placement, config.port or 8080)
@@ -224,6 +232,7 @@ def _bench(
                 "argv": argv,
                 "env": env,
                 **_summary(outcomes),
+                "warnings": warnings,
                 "outcomes": outcomes,
                 "error": error_facts(error) if error else None,
             }

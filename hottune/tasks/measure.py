@@ -13,11 +13,23 @@ from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.machine.ballast import Holder
 from hottune.machine.clocks import gpu_state
+from hottune.machine.cooldown import Cooldown, Cooled
 from hottune.machine.facts import Gpu
 from hottune.machine.vram import VramSampler
+from hottune.machine.watch import MachineWatch
 from hottune.models.shape import ModelFile
-from hottune.outcomes import Crashed, Measurement, NotEngaged, Outcome, Rejected, RequestSample, TimedOut
+from hottune.outcomes import (
+    Crashed,
+    MachineState,
+    Measurement,
+    NotEngaged,
+    Outcome,
+    Rejected,
+    RequestSample,
+    TimedOut,
+)
 from hottune.placement import Placement, needs_restart
+from hottune.tasks.conditions import with_before
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
 from hottune.workload.summary import measurement
@@ -38,6 +50,7 @@ class Kept:
     server: Server
     placement: Placement
     vram: VramSampler
+    watch: MachineWatch
     ending: ExitStack
 
 
@@ -62,6 +75,10 @@ class Bench:
     ballast: Holder | None = None
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
+    _cooldown: Cooldown = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cooldown = Cooldown(self.gpu)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -96,8 +113,10 @@ class Bench:
         self._prune_logs()
         log_path = self.log_dir / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 1000:03d}.log"
         with ExitStack() as ending:
-            ending.callback(self._settle, gpu_state(self.gpu).vram_used_mib)
+            before = self._cooldown.wait()
+            ending.callback(self._settle, before.state.vram_used_mib)
             vram = ending.enter_context(VramSampler(self.gpu))
+            watch = ending.enter_context(MachineWatch(self.gpu))
             try:
                 server = ending.enter_context(
                     launch(
@@ -116,9 +135,9 @@ class Bench:
                 return failed.outcome
             vram.watch(server.pid)
             keep = self._keeping and placement.hot_k > 0 and not placement.fit
-            outcome = self._measure_in(server, placement, vram)
+            outcome = with_before(self._measure_in(server, placement, vram, watch), before)
             if keep and isinstance(outcome, Measurement) and server.alive():
-                self._kept = Kept(server, placement, vram, ending.pop_all())
+                self._kept = Kept(server, placement, vram, watch, ending.pop_all())
             return outcome
 
     def _measure_kept(self, placement: Placement) -> Measurement | None:
@@ -134,7 +153,9 @@ class Bench:
                 self.note(f"a fresh server, for {error}")
             else:
                 kept.vram.begin_again()
-                outcome = self._measure_in(kept.server, placement, kept.vram)
+                before = Cooled(gpu_state(self.gpu))
+                outcome = self._measure_in(kept.server, placement, kept.vram, kept.watch)
+                outcome = with_before(outcome, before)
                 # Fewer places than asked for may be this server's history: a fresh one tells.
                 if isinstance(outcome, Measurement) and _has_its_slots(outcome, placement):
                     self._kept = replace(kept, placement=placement)
@@ -148,14 +169,18 @@ class Bench:
         if kept is not None:
             kept.ending.close()
 
-    def _measure_in(self, server: Server, placement: Placement, vram: VramSampler) -> Outcome:
+    def _measure_in(
+        self, server: Server, placement: Placement, vram: VramSampler, watch: MachineWatch
+    ) -> Outcome:
         """Drive a server that is up and read what proves that it did as asked.
 
         The device is asked for its counters; where none answers, the server ends and leaves them in a file.
         """
+        watch.begin(server.pid)
         driven = self._drive(server)
         if not isinstance(driven, list):
             return driven
+        during = watch.seen()
         if self.profile_to is not None:
             try:
                 server.save_profile(self.profile_to)
@@ -174,17 +199,16 @@ class Bench:
                 detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
                 + (f" ({vram.note})" if vram.note else "")
             )
-        return under_ceiling(
-            measurement(
-                driven,
-                vram_peak_mib=vram.peak_mib,
-                vram_source=vram.source,
-                load_s=server.load_s,
-                engagement=server.engagement(),
-                parallel=self.workload.parallel,
-            ),
-            self.ceiling_mib,
+        found = measurement(
+            driven,
+            vram_peak_mib=vram.peak_mib,
+            vram_source=vram.source,
+            load_s=server.load_s,
+            engagement=server.engagement(),
+            parallel=self.workload.parallel,
         )
+        found = found.model_copy(update={"machine_state": MachineState(during=during)})
+        return under_ceiling(found, self.ceiling_mib)
 
     def _drive(self, server: Server) -> list[RequestSample] | Outcome:
         begun: list[str] = []

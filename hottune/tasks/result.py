@@ -17,6 +17,7 @@ from hottune.search.confirm import Confirmed
 from hottune.search.objective import Objective
 from hottune.search.study import best_of_arms
 from hottune.stats import NoteCode, first_run_slower, note, outliers, paired_change, recommend
+from hottune.tasks.conditions import condition_notes
 from hottune.tasks.prepare import Plan
 from hottune.units import MIB, format_bytes
 from hottune.workload.summary import same_text
@@ -248,4 +249,5 @@ def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:
             one.engagement.pinned is False for one in measurements(row.replicates)
         ):
             found.append(note(NoteCode.UNPINNED_WEIGHTS, arm=row.name))
+    found += condition_notes(plan, [one for row in arms for one in measurements(row.replicates)])
     return [WarningNote(code=code, text=text) for code, text in found]

@@ -92,7 +92,9 @@ def test_the_driver_and_new_processes_see_a_card_with_only_the_ceiling_free(
         seen = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
         assert seen.returncode == 0, seen.stderr
         seen_free, most_fits, all_fits = (int(word) for word in seen.stdout.split())
-        print(f"a new CUDA process sees {seen_free} MiB free: its context takes {ceiling_mib - seen_free:.0f}")
+        print(
+            f"a new CUDA process sees {seen_free} MiB free: its context takes {ceiling_mib - seen_free:.0f}"
+        )
         assert 0 < seen_free < ceiling_mib
         assert (most_fits, all_fits) == (1, 0), "its own context counts against the ceiling, too"
     back_s = wait_for_free(before_mib, 15)

@@ -22,6 +22,11 @@ class FakeGpu:
     capability: tuple[int, int] | None = (8, 9)
     memory_denied: bool = False
     throttle: int = 0
+    temperature: int = 55
+    clock: int = 1200
+    power_mw: int | None = 70_000
+    utilisation: int | None = 0
+    link_max: tuple[int, int] | None = (4, 16)
 
 
 class NVMLError(Exception):
@@ -87,8 +92,13 @@ def fake_nvml(gpus: list[FakeGpu], *, init_error: Exception | None = None) -> An
     module.nvmlDeviceGetCurrPcieLinkGeneration = lambda gpu: known(gpu.link)[0]
     module.nvmlDeviceGetCurrPcieLinkWidth = lambda gpu: known(gpu.link)[1]
     module.nvmlDeviceGetCudaComputeCapability = lambda gpu: known(gpu.capability)
-    module.nvmlDeviceGetTemperature = lambda gpu, sensor: 55
-    module.nvmlDeviceGetClockInfo = lambda gpu, clock: 1200
+    module.nvmlDeviceGetMaxPcieLinkGeneration = lambda gpu: known(gpu.link_max)[0]
+    module.nvmlDeviceGetMaxPcieLinkWidth = lambda gpu: known(gpu.link_max)[1]
+    module.nvmlDeviceGetPowerUsage = lambda gpu: known(gpu.power_mw)
+    module.nvmlDeviceGetEnforcedPowerLimit = lambda gpu: 450_000
+    module.nvmlDeviceGetUtilizationRates = lambda gpu: SimpleNamespace(gpu=known(gpu.utilisation))
+    module.nvmlDeviceGetTemperature = lambda gpu, sensor: gpu.temperature
+    module.nvmlDeviceGetClockInfo = lambda gpu, clock: gpu.clock
     module.nvmlDeviceGetMaxClockInfo = lambda gpu, clock: 1980
     module.nvmlDeviceGetCurrentClocksThrottleReasons = lambda gpu: gpu.throttle
     module.nvmlMemory_v2 = 2
