@@ -19,7 +19,7 @@ from hottune.search.journal import Journal, Measure, sqlite_url
 from hottune.search.lock import study_lock
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare
-from hottune.tasks.ballasted import ballasted
+from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.result import argv_and_env, make_report
@@ -256,7 +256,7 @@ class Shown:
 
 def dry_run(config: RunConfig) -> tuple[Plan, list[Shown]]:
     """Return the servers that a run would start first: baselines and grid. Starts and builds nothing."""
-    plan = prepare.prepare_for_show(config)
+    plan = as_ballasted(prepare.prepare_for_show(config))
     space = plan.space
     wanted: list[tuple[str, Placement]] = []
     for ubatch in space.ubatches:

@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel, ConfigDict, Field
 
+import hottune
 from hottune.errors import BallastError
 from hottune.machine.cuda_driver import driver_is_here
 from hottune.machine.facts import Gpu
@@ -29,6 +31,13 @@ LEAST_MIB = 1024.0
 FILL_LIMIT_S = 120.0
 _STOP_LIMIT_S = 10.0
 _NO_BALLAST = "Close the other programs, or use --no-ballast: the ceiling then limits the server alone."
+
+#: Starts the helper from this very package, also where another one lies in the current folder (`-P`).
+_START = (
+    "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
+    "from hottune.machine.ballast_holder import main; raise SystemExit(main())"
+)
+_ROOT = str(Path(hottune.__file__).parent.parent)
 
 #: The kernel ties the holder's life to the thread that starts it, so that one lives as long as we do.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ballast")
@@ -82,7 +91,7 @@ def held(gpu: Gpu, ceiling_mib: float, *, command: Sequence[str] = ()) -> Iterat
         BallastError: other programs use the card, or the driver refuses.
     """
     argv = [
-        *(command or (sys.executable, "-m", "hottune.machine.ballast_holder")),
+        *(command or (sys.executable, "-P", "-c", _START, _ROOT)),
         *("--gpu", str(gpu.index), "--uuid", gpu.uuid),
         *("--leave-mib", str(ceiling_mib), "--parent", str(os.getpid())),
     ]

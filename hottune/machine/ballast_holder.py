@@ -1,4 +1,4 @@
-"""The process that holds a ballast: `python -m hottune.machine.ballast_holder`, started by `ballast.held`.
+"""The process that holds a ballast, started by `ballast.held`.
 
 It takes VRAM through the CUDA driver until NVML shows that only the ceiling is free, says so in one line of
 JSON on standard output, and holds it until its standard input ends. It cannot outlive its parent: the kernel
@@ -173,7 +173,3 @@ def _require_ours(foreign_mib: float) -> None:
 def _tell(facts: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

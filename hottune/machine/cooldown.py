@@ -55,14 +55,17 @@ class Cooldown:
 
     def wait(self) -> Cooled:
         """Return when the card is as it was, or the limit is over; the first call returns at once."""
+        state = self._look(self._gpu)
+        self._first = self._first or state
+        if _like(state, self._first):
+            return Cooled(state)
         began = self._now()
         while True:
-            state = self._look(self._gpu)
-            self._first = self._first or state
-            settled, waited_s = _like(state, self._first), self._now() - began
-            if settled or waited_s >= self._limit_s:
-                return Cooled(state, waited_s if state is not self._first else 0.0, settled)
             self._sleep(_POLL_S)
+            state, waited_s = self._look(self._gpu), self._now() - began
+            settled = _like(state, self._first)
+            if settled or waited_s >= self._limit_s:
+                return Cooled(state, waited_s, settled)
 
 
 def _like(state: GpuState, first: GpuState) -> bool:

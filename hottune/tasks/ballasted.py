@@ -38,3 +38,10 @@ def ballasted(plan: Plan, ui: Progress) -> Iterator[Plan]:
         )
         gpu = plan.gpu.model_copy(update={"vram_free_mib": facts.free_mib})
         yield replace(plan, gpu=gpu, ballast=holder)
+
+
+def as_ballasted(plan: Plan) -> Plan:
+    """Return the plan as it would be with its ballast, which is not taken: to show commands."""
+    if not wants_ballast(plan):
+        return plan
+    return replace(plan, gpu=plan.gpu.model_copy(update={"vram_free_mib": plan.ceiling_mib}))

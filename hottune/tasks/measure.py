@@ -107,7 +107,10 @@ class Bench:
         """
         if self.ballast is not None:
             self.ballast.require()
-        return self._measure_kept(placement) or self._measure_fresh(placement)
+        outcome = self._measure_kept(placement) or self._measure_fresh(placement)
+        if self.ballast is not None:
+            self.ballast.require()
+        return outcome
 
     def _measure_fresh(self, placement: Placement) -> Outcome:
         self._prune_logs()

@@ -84,6 +84,19 @@ def test_a_helper_that_dies_at_once_is_an_error_with_its_last_words() -> None:
         pass
 
 
+def test_the_helper_is_ours_also_where_another_hottune_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoy = tmp_path / "hottune"
+    decoy.mkdir()
+    (decoy / "__init__.py").write_text("raise RuntimeError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    no_such_card = GPU.model_copy(update={"index": 99, "uuid": "GPU-none"})
+    with pytest.raises(BallastError, match="No ballast on") as caught, held(no_such_card, 1024):
+        pass
+    assert "--no-ballast" in caught.value.next_step
+
+
 def test_a_helper_that_says_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ballast, "FILL_LIMIT_S", 0.3)
     began = time.monotonic()

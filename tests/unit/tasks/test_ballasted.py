@@ -144,3 +144,29 @@ def test_no_server_starts_when_the_ballast_is_gone(
         bench = workflow.make_bench(plan, lambda line: None)
         with pytest.raises(BallastError):
             bench.measure(plan.space.all_cpu(64))
+
+
+def test_a_ballast_that_goes_during_a_measurement_spoils_it(
+    tmp_path: Path, holders: list[FakeHolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ballasted(real(tmp_path), NoProgress()) as plan:
+        bench = workflow.make_bench(plan, lambda line: None)
+
+        def measured(placement: Placement) -> Any:
+            holders[0].gone = True
+            return planned.measured(placement, 1.0)
+
+        monkeypatch.setattr(bench, "_measure_fresh", measured)
+        with pytest.raises(BallastError):
+            bench.measure(plan.space.all_cpu(64))
+
+
+def test_a_dry_run_shows_the_commands_of_the_small_card_and_takes_no_ballast(
+    tmp_path: Path, holders: list[FakeHolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = real(tmp_path)
+    monkeypatch.setattr(prepare, "prepare_for_show", lambda config: plan)
+    _, shown = workflow.dry_run(plan.config)
+    (fit,) = [one for one in shown if one.arm == "fit"]
+    assert value_of(fit.argv, "--fit-target") == "256"
+    assert holders == []
