@@ -114,6 +114,8 @@ def run_config(
     """
     from pydantic import ValidationError
 
+    if settings.get("ballast") and vram is None:
+        raise BadSettingError("--ballast without --vram does nothing.", next_step="Add --vram, say 12GiB.")
     given = Path(model).expanduser()
     settings["vram_mib"] = None if vram is None else size_mib(vram, "--vram")
     settings["headroom_mib"] = None if headroom is None else size_mib(headroom, "--headroom")

@@ -71,11 +71,15 @@ class Holder:
             )
 
 
-def worth_it(gpu: Gpu, ceiling_mib: float) -> bool:
-    """Tell whether a ballast is possible and useful: a real card, known to NVML and CUDA."""
-    if gpu.virtual or not gpu.uuid or gpu.vram_free_mib - ceiling_mib < LEAST_MIB:
-        return False
-    return driver_is_here()
+def why_not(gpu: Gpu, ceiling_mib: float) -> str:
+    """Return why no ballast is possible or useful on this card, or "" when one is."""
+    if gpu.virtual:
+        return "the virtual GPU has just the ceiling's size"
+    if not gpu.uuid:
+        return "the card's memory cannot be read (no NVML)"
+    if gpu.vram_free_mib - ceiling_mib < LEAST_MIB:
+        return f"less than {LEAST_MIB:.0f} MiB are free above the ceiling"
+    return "" if driver_is_here() else "the CUDA driver library is not here"
 
 
 @contextmanager

@@ -14,8 +14,11 @@ from hottune.units import MIB, format_bytes
 
 def wants_ballast(plan: Plan) -> bool:
     """Tell whether the VRAM above the ceiling is to be held: asked for, useful, and possible."""
-    config = plan.config
-    return config.ballast and config.vram_mib is not None and ballast.worth_it(plan.gpu, plan.ceiling_mib)
+    return _asked_for(plan) and not ballast.why_not(plan.gpu, plan.ceiling_mib)
+
+
+def _asked_for(plan: Plan) -> bool:
+    return plan.config.ballast and plan.config.vram_mib is not None
 
 
 @contextmanager
@@ -28,6 +31,8 @@ def ballasted(plan: Plan, ui: Progress) -> Iterator[Plan]:
         BallastError: other programs use the card, or the driver refuses.
     """
     if not wants_ballast(plan):
+        if _asked_for(plan) and not plan.gpu.virtual:
+            ui.say(f"No ballast: {ballast.why_not(plan.gpu, plan.ceiling_mib)}.")
         yield plan
         return
     with ballast.held(plan.gpu, plan.ceiling_mib) as holder:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from hottune.machine.ballast import LEAST_MIB, held, worth_it
+from hottune.machine.ballast import LEAST_MIB, held, why_not
 from hottune.machine.ballast_holder import CLOSE_MIB
 from hottune.machine.clocks import gpu_state
 from hottune.machine.facts import Gpu
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not GPUS, reason=f"needs a real GPU: {'; '.join(NOTES) or 'none listed'}"),
     pytest.mark.skipif(
-        bool(GPUS) and not worth_it(GPUS[0], GPUS[0].vram_free_mib / 2),
+        bool(GPUS) and bool(why_not(GPUS[0], GPUS[0].vram_free_mib / 2)),
         reason=f"needs {2 * LEAST_MIB:.0f} MiB of free VRAM and the CUDA driver (libcuda.so.1)",
     ),
 ]

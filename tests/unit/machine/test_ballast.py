@@ -14,7 +14,7 @@ import pytest
 
 from hottune.errors import BallastError
 from hottune.machine import ballast
-from hottune.machine.ballast import held, worth_it
+from hottune.machine.ballast import held, why_not
 from hottune.machine.facts import Gpu
 from hottune.machine.probe import virtual_gpu
 
@@ -185,9 +185,9 @@ def test_either_tie_alone_ends_the_helper(by: str, tmp_path: Path) -> None:
 
 def test_a_ballast_is_for_real_cards_that_are_clearly_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ballast, "driver_is_here", lambda: True)
-    assert worth_it(GPU, 24 * 1024)
-    assert not worth_it(GPU, GPU.vram_free_mib - 1000)
-    assert not worth_it(GPU.model_copy(update={"uuid": ""}), 24 * 1024), "NVML does not know it"
-    assert not worth_it(virtual_gpu(80 * 1024), 24 * 1024)
+    assert why_not(GPU, 24 * 1024) == ""
+    assert "less than 1024 MiB" in why_not(GPU, GPU.vram_free_mib - 1000)
+    assert "NVML" in why_not(GPU.model_copy(update={"uuid": ""}), 24 * 1024)
+    assert "virtual" in why_not(virtual_gpu(80 * 1024), 24 * 1024)
     monkeypatch.setattr(ballast, "driver_is_here", lambda: False)
-    assert not worth_it(GPU, 24 * 1024)
+    assert "CUDA driver" in why_not(GPU, 24 * 1024)

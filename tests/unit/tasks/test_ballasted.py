@@ -83,14 +83,30 @@ def test_servers_see_the_small_card_and_leave_only_growth_free(
     assert holders[0].ended
 
 
-@pytest.mark.parametrize("changes", [{"ballast": False}, {"vram_mib": None}, {"vram_mib": 19500.0}])
+class Told(NoProgress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ballast": False}, []),
+        ({"vram_mib": None}, []),
+        ({"vram_mib": 19500.0}, ["No ballast: less than 1024 MiB are free above the ceiling."]),
+    ],
+)
 def test_without_need_or_wish_there_is_none(
-    tmp_path: Path, holders: list[FakeHolder], changes: dict[str, Any]
+    tmp_path: Path, holders: list[FakeHolder], changes: dict[str, Any], said: list[str]
 ) -> None:
-    plan = real(tmp_path, **changes)
-    with ballasted(plan, NoProgress()) as same:
+    plan, ui = real(tmp_path, **changes), Told()
+    with ballasted(plan, ui) as same:
         assert same is plan
     assert holders == []
+    assert ui.lines == said
 
 
 def test_the_virtual_gpu_has_none(tmp_path: Path, holders: list[FakeHolder]) -> None:
