@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
+from hottune.machine.cooldown import LIMIT_S, QUICK_LIMIT_S
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.progress import Progress
@@ -208,6 +209,7 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         port=plan.config.port,
         note=note,
         ballast=plan.ballast,
+        cooldown_limit_s=QUICK_LIMIT_S if plan.config.quick else LIMIT_S,
     )
 
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from hottune.machine.clocks import GpuState, gpu_state
 from hottune.machine.facts import Gpu
 
-#: So many degrees above the first server's are near enough; below `COOL_C` heat lowers no card's clocks.
+#: So many degrees above the first server's are near enough. Below `COOL_C` heat takes no more than a step or
+#: two of the boost clock, and a card under a desk may need minutes to get colder.
 NEAR_C = 5.0
-COOL_C = 50.0
+COOL_C = 60.0
 #: Utilisation, percent, that a desktop alone may cause.
 IDLE_PERCENT = 5.0
 #: Seconds that are waited at most: fans keep a used card warmer than an unused one, perhaps for ever.
 LIMIT_S = 30.0
+#: The same in a run that must be quick.
+QUICK_LIMIT_S = 5.0
 _POLL_S = 0.5
 
 

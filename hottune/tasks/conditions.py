@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hottune.machine.cooldown import LIMIT_S, Cooled
+from hottune.machine.cooldown import Cooled
 from hottune.machine.probe import link
 from hottune.outcomes import DuringRun, MachineState, Measurement, Outcome
 from hottune.stats import NoteCode, note
@@ -52,9 +52,8 @@ def _gpu_notes(plan: Plan, states: list[MachineState], during: list[DuringRun]) 
     device = plan.gpu.name
     if throttled := _throttled(during):
         notes.append(note(NoteCode.THROTTLED, device=device, reason=throttled))
-    restless = sum(1 for state in states if not state.settled)
-    if restless:
-        facts = {"count": restless, "total": len(states), "limit_s": round(LIMIT_S)}
+    if restless := [state.waited_s for state in states if not state.settled]:
+        facts = {"count": len(restless), "total": len(states), "limit_s": round(max(restless))}
         notes.append(note(NoteCode.NOT_SETTLED, device=device, **facts))
     drift_mib = _vram_drift_mib(states, during)
     if drift_mib > VRAM_DRIFT_MIB:

@@ -13,7 +13,7 @@ from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.machine.ballast import Holder
 from hottune.machine.clocks import gpu_state
-from hottune.machine.cooldown import Cooldown, Cooled
+from hottune.machine.cooldown import LIMIT_S, Cooldown, Cooled
 from hottune.machine.facts import Gpu
 from hottune.machine.vram import VramSampler
 from hottune.machine.watch import MachineWatch
@@ -73,12 +73,14 @@ class Bench:
     extra_env: Mapping[str, str] = field(default_factory=dict)
     #: What holds the VRAM above the ceiling, where something does.
     ballast: Holder | None = None
+    #: Longest wait for a cool and idle GPU before a server, seconds.
+    cooldown_limit_s: float = LIMIT_S
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
     _cooldown: Cooldown = field(init=False)
 
     def __post_init__(self) -> None:
-        self._cooldown = Cooldown(self.gpu)
+        self._cooldown = Cooldown(self.gpu, limit_s=self.cooldown_limit_s)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -43,26 +43,26 @@ def test_the_first_server_waits_for_nothing_whatever_the_card_is_doing() -> None
 @pytest.mark.parametrize(
     ("now", "waits"),
     [
-        (state(65), False),
-        (state(66), True),
-        (state(60, 5), False),
-        (state(60, 6), True),
-        (state(60, 0, "power limit"), True),
+        (state(75), False),
+        (state(76), True),
+        (state(70, 5), False),
+        (state(70, 6), True),
+        (state(70, 0, "power limit"), True),
         (state(None, None), False),
     ],
 )
 def test_a_card_is_waited_for_while_it_is_hotter_busier_or_throttled(now: GpuState, waits: bool) -> None:
-    card = Card(state(60), now, now, state(61))
+    card = Card(state(70), now, now, state(71))
     cooldown = card.cooldown()
     cooldown.wait()
     found = cooldown.wait()
     assert found.settled
     assert found.waited_s == (1.0 if waits else 0.0)
-    assert found.state == (state(61) if waits else now)
+    assert found.state == (state(71) if waits else now)
 
 
 def test_a_card_that_is_cool_enough_need_not_be_as_cold_as_at_first() -> None:
-    card = Card(state(25), state(50))
+    card = Card(state(25), state(60))
     cooldown = card.cooldown()
     cooldown.wait()
     assert cooldown.wait().waited_s == 0

@@ -92,3 +92,9 @@ def test_a_ballast_without_a_ceiling_is_refused(bench: Bench) -> None:
     code, said = bench("--ballast")
     assert code == 42
     assert "--vram" in said["error"]["what"]
+
+
+@pytest.mark.parametrize(("quick", "limit_s"), [(False, 30.0), (True, 5.0)])
+def test_a_quick_run_waits_less_for_a_cool_card(tmp_path: Path, quick: bool, limit_s: float) -> None:
+    plan = planned.plan(tmp_path, quick=quick)
+    assert workflow.make_bench(plan, lambda line: None).cooldown_limit_s == limit_s

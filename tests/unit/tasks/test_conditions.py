@@ -62,7 +62,9 @@ def test_lowered_clocks_are_named_with_their_share_of_all_samples(plan: Plan) ->
 
 def test_a_server_that_began_before_the_card_was_ready_is_counted(plan: Plan) -> None:
     restless = measured(plan, before={"settled": False, "waited_s": 30})
-    assert "Before 1 of 2 servers" in notes(plan, measured(plan), restless)["not-settled"]
+    text = notes(plan, measured(plan), restless)["not-settled"]
+    assert "Before 1 of 2 servers" in text
+    assert "after 30 s of waiting" in text
 
 
 @pytest.mark.parametrize(
