@@ -70,7 +70,7 @@ def _gpu_notes(plan: Plan, states: list[MachineState], during: list[DuringRun]) 
 
 def _throttled(during: list[DuringRun]) -> str:
     """Return what held clocks down, with its share of all samples: 'power limit, 12 % of the time'."""
-    samples = sum(one.samples for one in during)
+    samples = max(1, sum(one.samples for one in during))
     shares: dict[str, float] = {}
     for one in during:
         for reason, share in one.throttled.items():
