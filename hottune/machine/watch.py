@@ -102,12 +102,15 @@ class MachineWatch:
             return
 
     def _look(self, module: Any) -> None:
+        begin = self._begin
+        if begin is None:
+            return
         state = ask_state(module, self._gpu.index)
+        others = _others_mib(module, self._gpu.index, begin.pid)
         with self._lock:
-            if self._begin is None:
+            if begin is not self._begin:  # asked before it began anew
                 return
             self._seen.states.append(state)
-            others = _others_mib(module, self._gpu.index, self._begin.pid)
             if others is not None:
                 self._seen.others_mib.append(others)
 

@@ -104,6 +104,23 @@ def test_a_new_begin_forgets_what_was_before(card: fake.FakeGpu) -> None:
     assert watch.seen().throttled == {}
 
 
+def test_a_look_that_was_under_way_at_a_new_begin_does_not_count(
+    card: fake.FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = MachineWatch(GPU)
+    watch.begin(os.getpid())
+    slow = watching.ask_state
+
+    def asked(module: object, index: int) -> object:
+        state = slow(module, index)
+        watch.begin(os.getpid())
+        return state
+
+    monkeypatch.setattr(watching, "ask_state", asked)
+    watch._look(sys.modules["pynvml"])
+    assert watch.seen().samples == 0
+
+
 def test_a_driver_that_breaks_ends_the_samples_not_the_run(
     card: fake.FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
