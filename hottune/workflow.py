@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
+from hottune.machine.cooldown import LIMIT_S, QUICK_LIMIT_S
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.progress import Progress
@@ -20,6 +21,7 @@ from hottune.search.lock import study_lock
 from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare
+from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.result import argv_and_env, make_report
@@ -55,7 +57,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         ui: where progress goes.
         measuring: makes what measures a placement; None = real servers.
     """
-    with opened(plan) as (plan, journal):
+    with opened(plan) as (plan, journal), ballasted(plan, ui) as plan:
         announce(plan, journal, ui)
         meter = Meter(ui)
         measure = (measuring or real_servers)(plan, meter)
@@ -207,6 +209,8 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         log_dir=plan.config.cache_dir / "logs" / plan.name,
         port=plan.config.port,
         note=note,
+        ballast=plan.ballast,
+        cooldown_limit_s=QUICK_LIMIT_S if plan.config.quick else LIMIT_S,
     )
 
 
@@ -255,7 +259,7 @@ class Shown:
 
 def dry_run(config: RunConfig) -> tuple[Plan, list[Shown]]:
     """Return the servers that a run would start first: baselines and grid. Starts and builds nothing."""
-    plan = prepare.prepare_for_show(config)
+    plan = as_ballasted(prepare.prepare_for_show(config))
     space = plan.space
     first = max(space.ubatches)
     wanted: list[tuple[str, Placement]] = [("all-cpu", space.all_cpu(first))]

@@ -12,6 +12,7 @@ from pathlib import Path
 from hottune.engine.build import build_engine, find_engine
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.errors import BadSettingError
+from hottune.machine.ballast import Holder
 from hottune.machine.facts import Gpu, Machine
 from hottune.machine.probe import probe_machine, virtual_gpu
 from hottune.models.memory import estimate
@@ -55,6 +56,8 @@ class Plan:
     ceiling_mib: float
     workload: Workload
     space: Space
+    #: What holds the VRAM above the ceiling, where something does; `gpu` is then the card as servers see it.
+    ballast: Holder | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +68,14 @@ class Plan:
         stem = re.sub(r"[^\w.+-]+", "-", self.model.name).strip("-.")[:48]
         return f"{stem}-{self.workload.name}-{digest}"
 
+    @property
+    def without_ballast(self) -> Plan:
+        """The same with the card as it is without the ballast: for a command that serves later."""
+        if self.ballast is None:
+            return self
+        gpu = next((one for one in self.machine.gpus if one.index == self.gpu.index), self.gpu)
+        return replace(self, gpu=gpu, ballast=None)
+
     def identity(self) -> dict[str, object]:
         """Return what must be equal for two sessions to belong to one study."""
         base = self.space.base
@@ -73,6 +84,8 @@ class Plan:
             "machine": [self.machine.system, self.machine.cpu.name, self.machine.cpu.logical_cores],
             "gpu": [self.gpu.name, "" if self.gpu.virtual else round(self.gpu.vram_total_mib)],
             "ceiling": self.config.vram_mib or f"free - {self.config.headroom_mib:.0f} MiB",
+            # As asked for, not as it is: what is free, and so whether a ballast is worth it, changes.
+            "ballast": self.config.ballast and self.config.vram_mib is not None and not self.gpu.virtual,
             "workload": self.workload.sha256,
             "engine": [self.engine.key, _file_hash(self.engine.device_library)],
             "settings": base.model_dump(mode="json", exclude={"n_cpu_moe"}),
