@@ -15,8 +15,9 @@ from hottune.progress import Progress
 from hottune.report import save
 from hottune.report.schema import ArmName, Report, Trial, WarningNote
 from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm
-from hottune.search.journal import Journal, Measure, sqlite_url
+from hottune.search.journal import Journal, Measure
 from hottune.search.lock import study_lock
+from hottune.search.storage import sqlite_url
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare
 from hottune.tasks.measure import Bench, RealServers

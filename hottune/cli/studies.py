@@ -90,7 +90,7 @@ def resume(name: Name, storage: Storage = None, json_output: Json = False, quiet
 
 
 def _urls(storage: str | None) -> list[str]:
-    from hottune.search.journal import sqlite_url
+    from hottune.search.storage import sqlite_url
 
     if storage:
         return [storage]

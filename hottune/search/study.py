@@ -74,12 +74,12 @@ class Study:
                 and not self._done(budget)
                 and self.space().fits(planned.placement)
             ):
-                self._try(planned)
+                self._try_unclaimed(planned)
         while not self._done(budget):
             placement = self._next_of_grid(budget.quick)
             if placement is None:
                 break
-            self._try(Planned(placement, "grid"))
+            self._try_unclaimed(Planned(placement, "grid"))
         dry = 0
         while not self._done(budget) and dry < DRY_DRAWS_IN_ALL:
             trial = self.journal.try_sample(self.space(), self.measure, at_random=dry >= DRY_DRAWS)
@@ -96,12 +96,13 @@ class Study:
         return best_of_arms(self.journal.trials(), self.objective)
 
     def _done(self, budget: Budget) -> bool:
-        return len(self.searched()) >= budget.trials or budget.spent()
+        begun = len(self.searched()) + self.journal.claimed_by_search()
+        return begun >= budget.trials or budget.spent()
 
     def _next_of_grid(self, quick: bool) -> Placement | None:
         """Return the next placement of the grid; its bounds may have moved since the last one was made."""
         trials = self.journal.trials()
-        measured = {trial.placement for trial in trials}
+        measured = {trial.placement for trial in trials} | self.journal.claimed()
         tried = sum(1 for trial in trials if trial.origin == "grid")
         space = self.space()
         grid = space.grid(self._best_ubatch(trials) or space.ubatches[0], quick=quick)
@@ -122,6 +123,12 @@ class Study:
         trial = self.journal.try_placement(planned, self.space(), self.measure)
         self.watch(trial)
         return trial
+
+    def _try_unclaimed(self, planned: Planned) -> None:
+        """Measure a placement unless another worker does."""
+        trial = self.journal.try_unclaimed(planned, self.space(), self.measure)
+        if trial is not None:
+            self.watch(trial)
 
 
 def best_of_arms(trials: Iterable[Trial], objective: Objective) -> dict[ArmName, Trial]:

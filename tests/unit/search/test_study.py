@@ -10,9 +10,10 @@ from hottune.errors import StorageError
 from hottune.outcomes import Measurement, OutOfMemory
 from hottune.placement import Placement
 from hottune.search.confirm import confirm
-from hottune.search.journal import Journal, Planned, sqlite_url
+from hottune.search.journal import Journal, Planned
 from hottune.search.objective import Objective
 from hottune.search.space import Space, plan
+from hottune.search.storage import sqlite_url
 from hottune.search.study import Budget, Study
 
 
