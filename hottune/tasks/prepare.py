@@ -21,6 +21,7 @@ from hottune.placement import Placement
 from hottune.progress import NoProgress, Progress
 from hottune.search import space as spaces
 from hottune.search.space import Space
+from hottune.tasks.fingerprint import fingerprint
 from hottune.tasks.settings import RunConfig
 from hottune.units import format_bytes, mib
 from hottune.workload.facts import Workload
@@ -67,8 +68,7 @@ class Plan:
         base = self.space.base
         return {
             "model": self.model.fingerprint,
-            "machine": [self.machine.system, self.machine.cpu.name, self.machine.cpu.logical_cores],
-            "gpu": [self.gpu.name, "" if self.gpu.virtual else round(self.gpu.vram_total_mib)],
+            "machine": fingerprint(self.machine, self.gpu),
             "ceiling": self.config.vram_mib or f"free - {self.config.headroom_mib:.0f} MiB",
             "workload": self.workload.sha256,
             "engine": [self.engine.key, _file_hash(self.engine.device_library)],
