@@ -104,6 +104,16 @@ class Claims:
             and not {"outcome", "skip", "interrupted"} & set(one.user_attrs)
         )
 
+    def beyond(self, trial_id: int, limit: int) -> bool:
+        """Whether a trial of this worker, just begun, is more than a search may have, baselines aside.
+
+        Asked after it was begun: whoever is about to end the search either sees it, or is seen by it.
+        """
+        mine = self.patience(lambda: self.storage.get_trial(trial_id)).number
+        counted = [one for one in self.trials() if one.user_attrs.get("arm") is None]
+        before = [one for one in counted if one.state is TrialState.RUNNING and one.number < mine]
+        return sum(map(is_done, counted)) + sum(not is_done(one) for one in before) >= limit
+
     # --- begin ---
 
     def take(self, attributes: Mapping[str, Any], parameters: Parameters = ({}, {})) -> int | None:
@@ -186,6 +196,11 @@ class Claims:
         """End a trial that this worker was told to stop: it is done again, and nobody has died of it."""
         self._own.discard(trial_id)
         self._end(trial_id, {"interrupted": True})
+
+    def drop(self, trial_id: int) -> None:
+        """End a trial that was begun and is not wanted any more."""
+        self._own.discard(trial_id)
+        self._end(trial_id, {"skip": "budget"})
 
     def add_done(self, attributes: Mapping[str, Any]) -> None:
         """Add a trial that was measured while it could not be stored, unless its key is done by now."""

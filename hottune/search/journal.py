@@ -190,19 +190,34 @@ class Journal:
                     return _trial(done)
                 self._wait(done)
 
-    def try_unclaimed(self, planned: Planned, space: Space, measure: Measure) -> Trial | None:
-        """Measure one planned placement unless another worker has it, or has had it: then return None."""
+    def try_unclaimed(
+        self, planned: Planned, space: Space, measure: Measure, *, limit: int | None = None
+    ) -> Trial | None:
+        """Measure one planned placement and journal what it ended as.
+
+        Returns:
+            None where another worker has it, or has had it; or where the search has its trials already.
+
+        Args:
+            planned: what to measure.
+            space: it comes from.
+            measure: measures it.
+            limit: trials that the search may have, those of all workers together and baselines aside.
+        """
         drawn = parameters(space, planned.placement)
-        ended = self._measured(self._search, _attributes(planned), measure, drawn)
+        ended = self._measured(self._search, _attributes(planned), measure, drawn, limit)
         return None if ended is None else _trial(ended)
 
-    def try_sample(self, space: Space, measure: Measure, *, at_random: bool = False) -> Trial | None:
+    def try_sample(
+        self, space: Space, measure: Measure, *, at_random: bool = False, limit: int | None = None
+    ) -> Trial | None:
         """Let the sampler choose a placement and measure it; None when it chose nothing new.
 
         Args:
             space: to choose from.
             measure: measures it.
             at_random: choose without looking at what was best so far.
+            limit: see `try_unclaimed`.
         """
         trials = self.trials()
         known = [(trial.placement, self._optimised(trial.outcome)) for trial in trials]
@@ -212,7 +227,7 @@ class Journal:
         placement = draw(space, known, self.objective.direction, self._seed, attempt, at_random=at_random)
         if placement is None or placement in {one for one, _ in known} | self.claimed():
             return None
-        return self.try_unclaimed(Planned(placement, "sampler"), space, measure)
+        return self.try_unclaimed(Planned(placement, "sampler"), space, measure, limit=limit)
 
     # --- confirm ---
 
@@ -255,10 +270,14 @@ class Journal:
         attributes: Mapping[str, Any],
         measure: Measure,
         drawn: Parameters = ({}, {}),
+        limit: int | None = None,
     ) -> FrozenTrial | None:
         """Measure and store unless it is another worker's; when interrupted, leave it to be done again."""
         trial_id = claims.take(attributes, drawn)
         if trial_id is None:
+            return None
+        if limit is not None and claims.beyond(trial_id, limit):
+            claims.drop(trial_id)
             return None
         began = time.monotonic()
         placement = Placement.model_validate_json(attributes["placement"])

@@ -74,15 +74,17 @@ class Study:
                 and not self._done(budget)
                 and self.space().fits(planned.placement)
             ):
-                self._try_unclaimed(planned)
+                self._try_unclaimed(planned, budget)
         while not self._done(budget):
             placement = self._next_of_grid(budget.quick)
             if placement is None:
                 break
-            self._try_unclaimed(Planned(placement, "grid"))
+            self._try_unclaimed(Planned(placement, "grid"), budget)
         dry = 0
         while not self._done(budget) and dry < DRY_DRAWS_IN_ALL:
-            trial = self.journal.try_sample(self.space(), self.measure, at_random=dry >= DRY_DRAWS)
+            trial = self.journal.try_sample(
+                self.space(), self.measure, at_random=dry >= DRY_DRAWS, limit=budget.trials
+            )
             dry = 0 if trial else dry + 1
             if trial:
                 self.watch(trial)
@@ -124,9 +126,9 @@ class Study:
         self.watch(trial)
         return trial
 
-    def _try_unclaimed(self, planned: Planned) -> None:
+    def _try_unclaimed(self, planned: Planned, budget: Budget) -> None:
         """Measure a placement unless another worker does."""
-        trial = self.journal.try_unclaimed(planned, self.space(), self.measure)
+        trial = self.journal.try_unclaimed(planned, self.space(), self.measure, limit=budget.trials)
         if trial is not None:
             self.watch(trial)
 
