@@ -1,1 +1,1 @@
-"""Does a study survive? Runs are killed at random moments, restarted, and compared with an undisturbed one."""
+"""Does a study survive? Runs are killed at random, restarted, and compared with an undisturbed one."""

@@ -15,7 +15,15 @@ from hottune.engine.facts import Backend, EngineBuild
 from hottune.machine.facts import Cpu, Machine
 from hottune.models.memory import estimate
 from hottune.models.shape import ModelFile, MoeShape
-from hottune.outcomes import Engagement, HotStats, Measurement, NotEngaged, Outcome, OutOfMemory, RequestSample
+from hottune.outcomes import (
+    Engagement,
+    HotStats,
+    Measurement,
+    NotEngaged,
+    Outcome,
+    OutOfMemory,
+    RequestSample,
+)
 from hottune.placement import Placement
 from hottune.search.journal import Measure
 from hottune.tasks import prepare
@@ -83,7 +91,11 @@ def plan(folder: Path, **changes: Any) -> Plan:
 
 
 def measuring(
-    ceiling_mib: float, pause_s: float, counted: Callable[[Placement], int] = lambda placement: 0
+    ceiling_mib: float,
+    pause_s: float,
+    counted: Callable[[Placement], int] = lambda placement: 0,
+    *,
+    surprise_mib: float = 24,
 ) -> Measure:
     """Return what measures by formula.
 
@@ -91,14 +103,14 @@ def measuring(
         ceiling_mib: above it, a placement runs out of memory.
         pause_s: seconds that a measurement takes.
         counted: a number that makes repeated measurements of a placement differ.
+        surprise_mib: what a cache needs more than the memory model says, so that studies learn from it.
     """
 
     def measure(placement: Placement) -> Outcome:
         time.sleep(pause_s)
         if placement.fit:
             return NotEngaged(detail="fit placed nothing")
-        # The device needs more than the memory model says, so that studies learn from running out.
-        need_mib = estimate(SHAPE, placement).vram_mib + 24 * (placement.hot_k > 0)
+        need_mib = estimate(SHAPE, placement).vram_mib + surprise_mib * (placement.hot_k > 0)
         if need_mib > ceiling_mib:
             return OutOfMemory(stage="load", detail=f"needs {need_mib:.0f} MiB")
         return measured(placement, _turn_s(placement) * _wobble(placement, counted(placement)), need_mib)

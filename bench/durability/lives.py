@@ -1,7 +1,7 @@
 """Studies by formula whose process is killed, again and again.
 
-A study is a file, so a life of it is a process: forked (imports are paid once), killed with SIGKILL at a random
-moment, and followed by the next one until the study is done.
+A study is a file, so a life of it is a process: forked (imports are paid once), killed with SIGKILL at a
+random moment, and followed by the next one until the study is done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from hottune.report import load
 from hottune.search.claims import Claims
 from hottune.search.journal import Journal
 from hottune.tasks import surroundings
-from hottune.tasks.settings import RunConfig
 
 #: A life ends within this time, at random: some 0 to 10 measurements.
 LONGEST_LIFE_S = 0.8
@@ -154,8 +153,9 @@ def faults_of(folder: Path) -> list[str]:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         rows = (
             connection.execute(
-                "SELECT a.value_json, b.value_json FROM trial_user_attributes a "
-                "JOIN trial_user_attributes b USING (trial_id) WHERE a.key = 'placement' AND b.key = 'outcome'"
+                "SELECT a.value_json, b.value_json "
+                "FROM trial_user_attributes a JOIN trial_user_attributes b USING (trial_id) "
+                "WHERE a.key = 'placement' AND b.key = 'outcome'"
             ).fetchall()
             if "trial_user_attributes" in tables
             else []

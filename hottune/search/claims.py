@@ -87,12 +87,14 @@ class Claims:
 
     def live_elsewhere(self) -> list[FrozenTrial]:
         """Return what other workers are measuring now; ends what dead ones left."""
-        self.end_dead()
-        return [
-            one
-            for one in self.trials()
-            if one.state is TrialState.RUNNING and not is_done(one) and self._id(one) not in self._own
-        ]
+        found = self._running_elsewhere()
+        if found and self.end_dead():
+            found = self._running_elsewhere()
+        return [one for one in found if not is_done(one)]
+
+    def _running_elsewhere(self) -> list[FrozenTrial]:
+        running = [one for one in self.trials() if one.state is TrialState.RUNNING]
+        return [one for one in running if self._id(one) not in self._own]
 
     def deaths(self, key: Key) -> int:
         """Return how many workers died while they measured this."""
@@ -125,9 +127,11 @@ class Claims:
         """
         key = key_of(attributes)
         assert key is not None
-        self.end_dead()
         token = uuid.uuid4().hex
-        if not self.of(key):
+        taken = self.of(key)
+        if taken and taken[0].state is TrialState.RUNNING and self.live_elsewhere():
+            taken = self.of(key)  # without what a dead worker left
+        if not taken:
             waiting = _waiting({**attributes, "token": token}, parameters)
             self.patience(lambda: self.storage.create_new_trial(self.study_id, waiting))
         first, *others = self.of(key)
@@ -219,8 +223,8 @@ class Claims:
 
         self.patience(once)
 
-    def end_dead(self) -> None:
-        """End the trials of workers that have stopped to beat.
+    def end_dead(self) -> bool:
+        """End the trials of workers that have stopped to beat; return whether there were any.
 
         A worker is looked at twice, two beats apart and without an outage between: after a storage was away,
         all workers look dead until they have reached it again.
@@ -231,9 +235,10 @@ class Claims:
             self._silent.clear()
         now = time.monotonic()
         self._silent = {trial_id: self._silent.get(trial_id, now) for trial_id in silent}
-        for trial_id, since in self._silent.items():
-            if now - since >= 2 * storages.BEAT_S:
-                self._end(trial_id, {})
+        dead = [one for one, since in self._silent.items() if now - since >= 2 * storages.BEAT_S]
+        for trial_id in dead:
+            self._end(trial_id, {})
+        return bool(dead)
 
     def end_own_of_before(self) -> None:
         """End what an earlier process of this worker left running; only under the study's lock."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
 from hottune.placement import Placement
 from hottune.search.claims import Parameters
@@ -21,8 +21,6 @@ from hottune.search.space import Space
 STARTUP_TRIALS = 10
 
 Direction = Literal["minimize", "maximize"]
-#: A placement and its value; None = it has no measurement.
-Known = tuple[Placement, float | None]
 
 
 def sampler(seed: int, n_known: int, attempt: int, *, at_random: bool) -> optuna.samplers.BaseSampler:
@@ -41,13 +39,19 @@ def sampler(seed: int, n_known: int, attempt: int, *, at_random: bool) -> optuna
 
 
 def draw(
-    space: Space, known: Sequence[Known], direction: Direction, seed: int, attempt: int, *, at_random: bool
+    space: Space,
+    known: Sequence[FrozenTrial],
+    direction: Direction,
+    seed: int,
+    attempt: int,
+    *,
+    at_random: bool,
 ) -> Placement | None:
     """Return a placement that fits, or None where there is no room for what was drawn.
 
     Args:
         space: to draw from.
-        known: everything measured, in order.
+        known: everything that ended, in order, with the parameters that a sampler would have drawn.
         direction: of what is optimised.
         seed: of the study.
         attempt: draws since the last of `known` that led to nothing new.
@@ -56,26 +60,22 @@ def draw(
     study = optuna.create_study(
         direction=direction, sampler=sampler(seed, len(known), attempt, at_random=at_random)
     )
-    for placement, value in known:
-        _replay(study, space, placement, value)
+    for one in known:
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=one.state, value=one.value, params=one.params, distributions=one.distributions
+            )
+        )
     return space.sample(study.ask())
 
 
 def parameters(space: Space, placement: Placement) -> Parameters:
     """Return what a sampler would have drawn for a placement, and from what; empty for a baseline."""
-    trial = _replay(optuna.create_study(), space, placement, None)
-    return trial.params, trial.distributions
-
-
-def _replay(study: optuna.Study, space: Space, placement: Placement, value: float | None) -> optuna.Trial:
-    """Let a study know a placement as if it had drawn it."""
     drawn = space.parameters(placement)
+    if not drawn:
+        return {}, {}
+    study = optuna.create_study()
     study.enqueue_trial(drawn)
     trial = study.ask()
-    if drawn:
-        space.sample(trial)
-    if value is None:
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, value)
-    return trial
+    space.sample(trial)
+    return trial.params, trial.distributions

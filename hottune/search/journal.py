@@ -219,13 +219,12 @@ class Journal:
             at_random: choose without looking at what was best so far.
             limit: see `try_unclaimed`.
         """
-        trials = self.trials()
-        known = [(trial.placement, self._optimised(trial.outcome)) for trial in trials]
+        known = [one for one in self._search.trials() if is_done(one)]
         count, attempt = self._attempt
         attempt = attempt + 1 if count == len(known) else 0
         self._attempt = len(known), attempt
         placement = draw(space, known, self.objective.direction, self._seed, attempt, at_random=at_random)
-        if placement is None or placement in {one for one, _ in known} | self.claimed():
+        if placement is None or placement in {_placement(one) for one in known} | self.claimed():
             return None
         return self.try_unclaimed(Planned(placement, "sampler"), space, measure, limit=limit)
 

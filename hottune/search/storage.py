@@ -26,6 +26,9 @@ BEAT_S = 10
 GRACE_S = 60
 #: A storage that does not answer is asked again for so long before the run ends.
 OUTAGE_LIMIT_S = 300.0
+#: Workers that make the tables of an empty storage at once get into each other's way: they open it again.
+MOST_OPENINGS = 6
+OPEN_AGAIN_S = 0.5
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 
@@ -77,7 +80,7 @@ def open_storage(url: str) -> Storage:
         path = sqlite_path(url)
         if path is None:
             # A pooled connection is tried before it is used: the server may have been restarted.
-            return Storage(_relational(_with_driver(url), {"pool_pre_ping": True}))
+            return Storage(_opened_by_many(_with_driver(url), {"pool_pre_ping": True}))
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_WAIT_S)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -92,6 +95,16 @@ def _relational(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBS
     return optuna.storages.RDBStorage(
         url, engine_kwargs=engine_kwargs, heartbeat_interval=BEAT_S, grace_period=GRACE_S
     )
+
+
+def _opened_by_many(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """Open a storage whose tables several workers may be making at this very moment."""
+    for _ in range(MOST_OPENINGS - 1):
+        try:
+            return _relational(url, engine_kwargs)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            time.sleep(OPEN_AGAIN_S)
+    return _relational(url, engine_kwargs)
 
 
 def _with_driver(url: str) -> str:
@@ -166,10 +179,11 @@ class Patience:
 def _may_pass(error: StorageError) -> bool:
     """Tell a lost connection (or a lock held too long) from what no waiting heals."""
     cause: BaseException | None = error.__cause__
-    while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
+    while cause is not None and not isinstance(cause, sqlalchemy.exc.SQLAlchemyError):
         cause = cause.__cause__
-    if cause is None:
-        return False
+    if not isinstance(cause, sqlalchemy.exc.DBAPIError):
+        # What a session says that lost its connection in the middle; the next call has a new session.
+        return isinstance(cause, sqlalchemy.exc.PendingRollbackError)
     if isinstance(cause.orig, sqlite3.Error):
         return "locked" in str(cause.orig)
     return cause.connection_invalidated or isinstance(
