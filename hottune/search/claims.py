@@ -128,20 +128,18 @@ class Claims:
         key = key_of(attributes)
         assert key is not None
         token = uuid.uuid4().hex
-        taken = self.of(key)
-        if taken and taken[0].state is TrialState.RUNNING and self.live_elsewhere():
-            taken = self.of(key)  # without what a dead worker left
-        if not taken:
+        self.live_elsewhere()  # ends what a dead worker left
+        if not self.of(key):
             waiting = _waiting({**attributes, "token": token}, parameters)
             self.patience(lambda: self.storage.create_new_trial(self.study_id, waiting))
-        first, *others = self.of(key)
-        for one in others:
+        found = self.of(key)
+        for one in found[1:]:
             # Also a second one of ours: a lost answer makes the storage be asked again.
             if one.user_attrs.get("token") == token:
                 self._end(self._id(one), {"skip": "measured elsewhere"})
-        if is_done(first) or first.state is not TrialState.WAITING:
+        if not found or is_done(found[0]) or found[0].state is not TrialState.WAITING:
             return None
-        trial_id = self._id(first)
+        trial_id = self._id(found[0])
         # A beat before it runs: a worker that dies right after must be missed, too.
         self.patience(lambda: self.storage.record_heartbeat(trial_id))
         if not self.patience(lambda: self._begin(trial_id)):

@@ -25,6 +25,7 @@ from hottune.errors import StorageError
 from hottune.outcomes import OUTCOME_ADAPTER, Crashed, Measurement, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
+from hottune.search import storage as storages
 from hottune.search import unsaved
 from hottune.search.claims import Claims, Key, Parameters, is_done, key_of
 from hottune.search.draw import draw, parameters
@@ -97,7 +98,7 @@ class Journal:
         with storage_errors(url):
             self._study, self.created = self._open(storage, name)
             confirm, _ = self._open(storage, name + CONFIRM)
-        self._patience = Patience(url, say=say)
+        self._patience = Patience(url, limit_s=storages.OUTAGE_LIMIT_S, say=say)
         self._search, self._confirm = (
             Claims(storage, number, self._patience, worker, self._value) for number in (self._study, confirm)
         )
@@ -291,7 +292,10 @@ class Journal:
             try:
                 return claims.finish(trial_id, ended)
             except (StorageError, KeyboardInterrupt) as error:
-                self._keep({**attributes, "worker": claims.worker, **ended}, error)
+                line = self._keep({**attributes, "worker": claims.worker, **ended})
+                if isinstance(error, StorageError):
+                    raise StorageError(error.what, error.why, f"{error.next_step} {line}".strip()) from error
+                self._say(line)
                 raise
 
     def _fatal(self, claims: Claims, attributes: Mapping[str, Any]) -> Crashed | None:
@@ -301,20 +305,15 @@ class Journal:
             return None
         return Crashed(exit_code=None, detail=f"{deaths} hottune workers died while they measured this")
 
-    def _keep(self, record: Mapping[str, Any], error: BaseException) -> None:
-        """Write what the storage did not take to a file that the next run takes in."""
+    def _keep(self, record: Mapping[str, Any]) -> str:
+        """Write what the storage did not take to a file that the next run takes in; say what became of it."""
         if self._unsaved_path is None:
-            return
+            return "The last measurement is lost."
         try:
             unsaved.save(self._unsaved_path, record)
         except OSError as cause:
-            self._say(f"The last measurement is lost: {self._unsaved_path} cannot be written ({cause}).")
-            return
-        line = f"The last measurement is kept in {self._unsaved_path}; the next run stores it."
-        if isinstance(error, StorageError):
-            error.next_step = f"{line} {error.next_step}"
-        else:
-            self._say(line)
+            return f"The last measurement is lost: {self._unsaved_path} cannot be written ({cause})."
+        return f"The last measurement is kept in {self._unsaved_path}; the same command stores it."
 
     def _wait(self, trial: FrozenTrial) -> None:
         """Wait a little for another worker, and say so once."""

@@ -140,7 +140,7 @@ class Patience:
     """
 
     url: str
-    limit_s: float = OUTAGE_LIMIT_S
+    limit_s: float
     say: Callable[[str], None] = field(default=lambda line: None)
     #: How often the storage has gone silent; claims doubt what they saw before.
     outages: int = 0

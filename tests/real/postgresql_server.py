@@ -38,7 +38,9 @@ class Server:
         self.url = f"postgresql://hottune@127.0.0.1:{self.port}/postgres"
 
     def __enter__(self) -> Server:
-        self._call("initdb", "--auth=trust", "--username=hottune", "--encoding=UTF8", "--locale=C")
+        self._call(
+            "initdb", "--auth=trust", "--username=hottune", "--encoding=UTF8", "--locale=C", "--no-sync"
+        )
         self.start()
         return self
 

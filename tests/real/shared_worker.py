@@ -1,14 +1,16 @@
-"""One worker of a shared study, without servers: `python shared_worker.py SETTINGS`, a JSON object.
+"""One worker of a shared study, without servers: what a forked process of a test runs.
 
 It writes each placement that it is asked to measure to a file the moment it begins.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 from bench.durability import landscape
 from hottune import workflow
@@ -19,23 +21,34 @@ from hottune.progress import NoProgress
 from hottune.search import storage
 from hottune.tasks import surroundings
 
+BEAT_S, GRACE_S = 1, 2
+
 
 class Said(NoProgress):
     def say(self, line: str) -> None:
-        print(line, flush=True)
+        os.write(1, f"{line}\n".encode())  # the process that was forked has print's buffer, too
 
 
-def main() -> int:
-    given = json.loads(sys.argv[1])
-    folder, name = Path(given["folder"]), given["name"]
-    storage.BEAT_S, storage.GRACE_S = 1, 3
-    if "outage_limit_s" in given:
-        storage.Patience.limit_s = given["outage_limit_s"]
-        storage.Patience.__init__.__defaults__ = (given["outage_limit_s"],)
+def work(folder: Path, name: str, url: str, given: dict[str, Any]) -> None:
+    """Work on the study and end the process, with hottune's exit code."""
+    said = (folder / f"said-{name}.txt").open("a")
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
+    code = 1
+    try:
+        code = _run(folder, name, url, given)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(folder: Path, name: str, url: str, given: dict[str, Any]) -> int:
+    storage.BEAT_S, storage.GRACE_S = BEAT_S, GRACE_S
+    storage.OUTAGE_LIMIT_S = given.get("outage_limit_s", storage.OUTAGE_LIMIT_S)
     surroundings.surroundings.__defaults__ = (0.0,)
-    plan = landscape.plan(
-        folder / name, storage=given.get("url"), worker=name, trials=given["trials"], replicates=2
-    )
+    plan = landscape.plan(folder / name, storage=url, worker=name, trials=given["trials"], replicates=2)
     by_formula = landscape.measuring(plan.ceiling_mib, given["pause_s"], surprise_mib=0)
     asked = folder / f"asked-{name}.txt"
 
@@ -51,10 +64,6 @@ def main() -> int:
     try:
         workflow.run_plan(plan, Said(), lambda plan, meter: measure)
     except HottuneError as error:
-        print(error, flush=True)
+        os.write(1, f"{error}\n".encode())
         return error.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

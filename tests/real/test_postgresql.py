@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import collections
 import json
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from postgresql_server import Server, programs
+from shared_worker import work
 from typer.testing import CliRunner
 
 from bench.durability import landscape
@@ -28,8 +29,7 @@ from hottune.search.storage import open_storage, sqlite_url
 
 pytestmark = pytest.mark.real
 
-WORKER = Path(__file__).with_name("shared_worker.py")
-ROOT = Path(__file__).parents[2]
+FORK = multiprocessing.get_context("fork")
 TRIALS = 6  # all of the grid: what the sampler draws depends on who was done first
 
 
@@ -53,20 +53,17 @@ def url(server: Server) -> str:
 
 
 class Workers:
+    """Processes, forked so that imports are paid once."""
+
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         self._url = url
-        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._running: dict[str, ForkProcess] = {}
 
-    def start(self, name: str, *, pause_s: float = 0.05, **more: Any) -> subprocess.Popen[str]:
-        settings = {"folder": str(self.folder), "name": name, "url": self._url, "trials": TRIALS}
-        self._running[name] = subprocess.Popen(
-            [sys.executable, str(WORKER), json.dumps(settings | {"pause_s": pause_s} | more)],
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-            stdout=(self.folder / f"said-{name}.txt").open("w"),
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, name: str, *, pause_s: float = 0.05, **more: Any) -> ForkProcess:
+        settings = {"trials": TRIALS, "pause_s": pause_s, **more}
+        self._running[name] = FORK.Process(target=work, args=(self.folder, name, self._url, settings))
+        self._running[name].start()
         return self._running[name]
 
     def go(self) -> None:
@@ -80,12 +77,13 @@ class Workers:
         return (self.folder / f"said-{name}.txt").read_text()
 
     def end(self, name: str, code: int = 0) -> None:
-        assert self._running[name].wait(timeout=60) == code, self.said(name)
+        self._running[name].join(60)
+        assert self._running[name].exitcode == code, self.said(name)
 
     def kill(self) -> None:
         for process in self._running.values():
             process.kill()
-            process.wait()
+            process.join()
 
 
 @pytest.fixture
@@ -144,7 +142,6 @@ def test_two_processes_share_a_study_and_measure_no_placement_twice(
 ) -> None:
     for name in ("a", "b"):
         workers.start(name, pause_s=0.2)
-    time.sleep(1)
     workers.go()
     for name in ("a", "b"):
         workers.end(name)
@@ -167,7 +164,7 @@ def test_two_processes_share_a_study_and_measure_no_placement_twice(
 
 def test_a_slow_live_worker_is_waited_for_and_never_taken_for_dead(workers: Workers, url: str) -> None:
     workers.go()
-    workers.start("slow", first_pause_s=7)  # longer than the grace of 3 s with the second look after 2 s
+    workers.start("slow", first_pause_s=5.5)  # longer than the grace and the second look: 4 s
     until(lambda: workers.asked("slow"))
     workers.start("other")
     workers.end("slow")
@@ -181,6 +178,7 @@ def test_what_a_killed_worker_had_begun_is_done_by_the_other(workers: Workers, u
     doomed = workers.start("doomed", first_pause_s=600)
     until(lambda: workers.asked("doomed"))
     doomed.kill()
+    doomed.join()
     workers.start("other")
     workers.end("other")
     assert_each_once(workers, url, lost=1)
@@ -195,6 +193,7 @@ def test_a_placement_that_two_workers_died_of_is_recorded_as_crashed(workers: Wo
         doomed = workers.start(name, first_pause_s=600)
         until(lambda name=name: workers.asked(name))
         doomed.kill()
+        doomed.join()
     assert workers.asked("one") == workers.asked("two")
     workers.start("other")
     workers.end("other")
