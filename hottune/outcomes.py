@@ -1,7 +1,7 @@
 """What a trial can end as. An outcome is a type, never a sentinel score.
 
-`Outcome = Measurement | OutOfMemory | TimedOut | Crashed | NotEngaged | Rejected`; the field `kind` tells
-them apart in JSON.
+`Outcome = Measurement | OutOfMemory | TimedOut | Crashed | Garbage | NotEngaged | Rejected`; the field `kind`
+tells them apart in JSON.
 """
 
 from __future__ import annotations
@@ -122,6 +122,24 @@ class Engagement(_Frozen):
     fit: FitPlacement | None = None
 
 
+class NextTokens(_Frozen):
+    """What a server expected next at each position of a text that was given to it token by token.
+
+    Every position but the first is one decode step of a single token, the same path that answers take. The
+    probabilities are the softmax of the raw logits, before any sampler.
+    """
+
+    text: str = Field(description="name of the shipped text")
+    prefix_tokens: int = Field(description="tokens before the first position")
+    ids: list[list[int]] = Field(description="the most probable tokens of each position, the first one first")
+    logprobs: list[list[float]] = Field(description="their natural log-probabilities")
+
+    @property
+    def tops(self) -> list[dict[int, float]]:
+        """The same, as a mapping for each position."""
+        return [dict(zip(ids, logs, strict=True)) for ids, logs in zip(self.ids, self.logprobs, strict=True)]
+
+
 class Measurement(_Frozen):
     """A server was started, engaged as asked, and all requests succeeded.
 
@@ -161,6 +179,11 @@ class Measurement(_Frozen):
         default=False,
         description="measured in the server of the trial before, its settings changed while it ran: the "
         "search alone does this, and it is no replicate",
+    )
+    next_tokens: NextTokens | None = Field(
+        default=None,
+        description="what it expected next in a fixed text, asked after everything was timed and counted; in "
+        "the replicates that were scored",
     )
 
     @property
@@ -202,6 +225,14 @@ class Crashed(_Frozen):
     log_tail: list[str] = Field(default_factory=list)
 
 
+class Garbage(_Frozen):
+    """The server runs and answers, but with what is no answer: no text, no finite logits, wrong counts."""
+
+    kind: Literal["garbage"] = "garbage"
+    detail: str
+    log_tail: list[str] = Field(default_factory=list)
+
+
 class NotEngaged(_Frozen):
     """The server ran, but not as asked: device not loaded, counters still, fit placed nothing, no slots."""
 
@@ -216,9 +247,11 @@ class Rejected(_Frozen):
     kind: Literal["rejected"] = "rejected"
     detail: str
     vram_peak_mib: float | None = None
+    log_tail: list[str] = Field(default_factory=list)
 
 
 Outcome = Annotated[
-    Measurement | OutOfMemory | TimedOut | Crashed | NotEngaged | Rejected, Field(discriminator="kind")
+    Measurement | OutOfMemory | TimedOut | Crashed | Garbage | NotEngaged | Rejected,
+    Field(discriminator="kind"),
 ]
 OUTCOME_ADAPTER: TypeAdapter[Outcome] = TypeAdapter(Outcome)

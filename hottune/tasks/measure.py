@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import LaunchFailed
@@ -15,10 +17,21 @@ from hottune.machine.clocks import gpu_state
 from hottune.machine.facts import Gpu
 from hottune.machine.vram import VramSampler
 from hottune.models.shape import ModelFile
-from hottune.outcomes import Crashed, Measurement, NotEngaged, Outcome, Rejected, RequestSample, TimedOut
+from hottune.outcomes import (
+    Crashed,
+    Garbage,
+    Measurement,
+    NextTokens,
+    NotEngaged,
+    Outcome,
+    Rejected,
+    RequestSample,
+    TimedOut,
+)
 from hottune.placement import Placement, needs_restart
-from hottune.workload.client import RequestFailed, drive
+from hottune.workload.client import RequestFailed, WrongAnswer, drive
 from hottune.workload.facts import Workload
+from hottune.workload.next_tokens import CONTEXT_NEEDED, FEW_POSITIONS, POSITIONS, CannotScore, score
 from hottune.workload.summary import measurement
 
 #: How far above the ceiling a measured peak may lie: the ceiling is a promise, sampling is not exact.
@@ -59,6 +72,7 @@ class Bench:
     extra_env: Mapping[str, str] = field(default_factory=dict)
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
+    _to_score: Counter[Placement] = field(default_factory=Counter, init=False)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -74,6 +88,18 @@ class Bench:
         finally:
             self._keeping = False
             self._let_go()
+
+    @contextmanager
+    def scoring(self, wanted: Mapping[Placement, int]) -> Iterator[None]:
+        """Within it, so many measurements of each placement also tell what their server expects next.
+
+        That comes after everything was timed and counted (see hottune/workload/next_tokens.py).
+        """
+        self._to_score = Counter(dict(wanted))
+        try:
+            yield
+        finally:
+            self._to_score = Counter()
 
     def measure(self, placement: Placement) -> Outcome:
         """Start a fresh server, drive the workload, stop it, and say what it ended as.
@@ -156,30 +182,62 @@ class Bench:
                 server.save_profile(self.profile_to)
             except ControlError as error:
                 return NotEngaged(detail=f"no profile was saved: {error}", log_tail=server.log_tail())
-        hot = server.hot_stats() or server.stop()
+        hot = server.hot_stats()
+        vram_peak_mib = vram.peak_mib  # before the look at the logits, which is no part of the workload
+        seen: NextTokens | Outcome | None = None
+        if hot is not None or placement.hot_k == 0:  # else the file's counters would count the look as well
+            seen = self._look_at_logits(server, placement)
+        if not isinstance(seen, NextTokens | None):
+            return seen
+        hot = hot or server.stop()
         if self.gpu.virtual:
             if server.virtual_peak_mib is None:
                 return NotEngaged(detail="the virtual GPU left no statistics", log_tail=server.log_tail())
             vram.note_virtual(server.virtual_peak_mib)
+            vram_peak_mib = vram.peak_mib
         refused = check_engaged(placement, hot)
         if refused is not None:
             return refused.model_copy(update={"log_tail": server.log_tail()})
-        if not self.gpu.virtual and vram.peak_mib <= 0:
+        if not self.gpu.virtual and vram_peak_mib <= 0:
             return Rejected(
                 detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
                 + (f" ({vram.note})" if vram.note else "")
             )
-        return under_ceiling(
-            measurement(
-                driven,
-                vram_peak_mib=vram.peak_mib,
-                vram_source=vram.source,
-                load_s=server.load_s,
-                engagement=server.engagement(),
-                parallel=self.workload.parallel,
-            ),
-            self.ceiling_mib,
+        measured = measurement(
+            driven,
+            vram_peak_mib=vram_peak_mib,
+            vram_source=vram.source,
+            load_s=server.load_s,
+            engagement=server.engagement(),
+            parallel=self.workload.parallel,
         )
+        outcome = under_ceiling(measured.model_copy(update={"next_tokens": seen}), self.ceiling_mib)
+        if isinstance(outcome, Measurement) and seen is not None:
+            self._to_score[placement] -= 1
+        return _with_log(outcome, server)
+
+    def _look_at_logits(self, server: Server, placement: Placement) -> NextTokens | Outcome | None:
+        """Return what the server expects next, if that is wanted of it; any server's logits must be finite.
+
+        A server whose logits are NaN still counts tokens and looks fast.
+        """
+        wanted = self._to_score[placement] > 0 and placement.context >= CONTEXT_NEEDED
+        try:
+            if wanted:
+                self.note("scoring what it expects next in a fixed text")
+                return score(server.base_url, positions=POSITIONS, request_timeout_s=self.request_timeout_s)
+            score(
+                server.base_url,
+                positions=FEW_POSITIONS,
+                prefix_tokens=FEW_POSITIONS,
+                request_timeout_s=self.request_timeout_s,
+            )
+        except CannotScore as reason:
+            if wanted:
+                self.note(f"not scored: {reason}")
+        except RequestFailed as failed:
+            return self._ended(server, failed, "later")
+        return None
 
     def _drive(self, server: Server) -> list[RequestSample] | Outcome:
         begun: list[str] = []
@@ -196,17 +254,25 @@ class Bench:
                 request_timeout_s=self.request_timeout_s,
             )
         except RequestFailed as failed:
-            if failed.timed_out and server.alive():
-                return TimedOut(
-                    stage="request",
-                    limit_s=self.request_timeout_s,
-                    detail=str(failed),
-                    log_tail=server.log_tail(),
-                )
-            found = server.failure("first_batch" if len(begun) <= 1 else "later")
-            if isinstance(found, Crashed):
-                return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
-            return found
+            return self._ended(server, failed, "first_batch" if len(begun) <= 1 else "later")
+
+    def _ended(
+        self, server: Server, failed: RequestFailed, stage: Literal["first_batch", "later"]
+    ) -> Outcome:
+        """Say what a failed request makes of the placement: a type for each way to fail."""
+        if failed.timed_out and server.alive():
+            return TimedOut(
+                stage="request",
+                limit_s=self.request_timeout_s,
+                detail=str(failed),
+                log_tail=server.log_tail(),
+            )
+        if isinstance(failed, WrongAnswer) and server.alive():
+            return Garbage(detail=str(failed), log_tail=server.log_tail())
+        found = server.failure(stage)
+        if isinstance(found, Crashed):
+            return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
+        return found
 
     def _settle(self, before_mib: float | None) -> None:
         """Wait until the driver has given the server's VRAM back, so that the next one starts equal."""
@@ -234,6 +300,13 @@ def under_ceiling(outcome: Outcome, ceiling_mib: float) -> Outcome:
         detail=f"took {peak_mib:.0f} MiB of VRAM; the ceiling is {ceiling_mib:.0f} MiB",
         vram_peak_mib=peak_mib,
     )
+
+
+def _with_log(outcome: Outcome, server: Server) -> Outcome:
+    """Add the server's last words to what is no measurement."""
+    if isinstance(outcome, Rejected):
+        return outcome.model_copy(update={"log_tail": server.log_tail()})
+    return outcome
 
 
 def _has_its_slots(outcome: Measurement, placement: Placement) -> bool:
