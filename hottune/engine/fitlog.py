@@ -20,8 +20,8 @@ _PARTIAL = re.compile(
 )
 _RESULT = re.compile(r"no changes needed|cannot meet free memory target|successfully fit params")
 
-#: What of a layer goes to host memory, by fit's name for it ("" = the experts alone).
-_OVERFLOW = {
+#: What of a layer goes to host memory (a pattern of `-ot`), by fit's name for it ("" = the experts alone).
+OVERFLOW = {
     "": r"ffn_(up|down|gate_up|gate)_(ch|)exps",
     "ATTN": r"ffn_(gate|up|gate_up|down).*",
     "UP": r"ffn_(gate|gate_up|down).*",
@@ -82,6 +82,6 @@ def _overrides(total: int, n_layers: int, n_partial: int, partial: str) -> list[
     """
     first = total - n_layers + (n_layers - n_partial)
     return [
-        rf"blk\.{layer}\.{_OVERFLOW.get(partial if layer == first else '', _OVERFLOW[''])}=CPU"
+        rf"blk\.{layer}\.{OVERFLOW.get(partial if layer == first else '', OVERFLOW[''])}=CPU"
         for layer in range(first, min(first + n_partial, total - 1))
     ]
