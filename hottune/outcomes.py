@@ -245,6 +245,11 @@ class Rejected(_Frozen):
     """Measured or predicted to break a rule of the run: over the VRAM ceiling, for example."""
 
     kind: Literal["rejected"] = "rejected"
+    rule: Literal["ceiling", "vram_unknown", "heat"] = Field(
+        default="ceiling",
+        description="what it broke: took more VRAM than allowed; its VRAM use could not be read; the GPU "
+        "slowed itself down for heat, so the number says nothing of the placement",
+    )
     detail: str
     vram_peak_mib: float | None = None
     log_tail: list[str] = Field(default_factory=list)

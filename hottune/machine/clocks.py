@@ -9,11 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from hottune.machine.facts import Gpu
 from hottune.machine.nvml import NvmlUnavailable, ask, nvml
 
+#: The reason that makes a measurement worthless (see `heat`).
+HARDWARE_HEAT = "too hot (hardware)"
+
 #: NVML's reasons that slow a busy card down, in our words. "Idle" and user-set clocks are no throttling.
 _THROTTLE_REASONS = {
     "SwPowerCap": "power limit",
     "HwSlowdown": "hardware slowdown",
-    "HwThermalSlowdown": "too hot (hardware)",
+    "HwThermalSlowdown": HARDWARE_HEAT,
     "SwThermalSlowdown": "too hot (driver)",
     "HwPowerBrakeSlowdown": "power brake",
 }

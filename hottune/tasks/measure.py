@@ -8,28 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.machine.clocks import gpu_state
 from hottune.machine.facts import Gpu
+from hottune.machine.heat import HeatWatch, wait_until_cooler
 from hottune.machine.vram import VramSampler
 from hottune.models.shape import ModelFile
-from hottune.outcomes import (
-    Crashed,
-    Garbage,
-    Measurement,
-    NextTokens,
-    NotEngaged,
-    Outcome,
-    Rejected,
-    RequestSample,
-    TimedOut,
-)
+from hottune.outcomes import Measurement, NextTokens, NotEngaged, Outcome, Rejected, RequestSample
 from hottune.placement import Placement, needs_restart
-from hottune.workload.client import RequestFailed, WrongAnswer, drive
+from hottune.tasks.endings import ended, with_log
+from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
 from hottune.workload.next_tokens import CONTEXT_NEEDED, FEW_POSITIONS, POSITIONS, CannotScore, score
 from hottune.workload.summary import measurement
@@ -111,7 +102,12 @@ class Bench:
         too short for this model's tokenizer), KeyboardInterrupt; the server is gone then, too (within
         `keeping`, when that ends).
         """
-        return self._measure_kept(placement) or self._measure_fresh(placement)
+        outcome = self._measure_kept(placement) or self._measure_fresh(placement)
+        if isinstance(outcome, Rejected) and outcome.rule == "heat":
+            self.note("the GPU was too hot: waiting until it is cooler, then once more")
+            wait_until_cooler(self.gpu)
+            outcome = self._measure_fresh(placement)
+        return outcome
 
     def _measure_fresh(self, placement: Placement) -> Outcome:
         self._prune_logs()
@@ -174,9 +170,13 @@ class Bench:
 
         The device is asked for its counters; where none answers, the server ends and leaves them in a file.
         """
-        driven = self._drive(server)
+        heat = HeatWatch(self.gpu)
+        driven = self._drive(server, heat)
         if not isinstance(driven, list):
             return driven
+        if heat.slowed_down():
+            detail = f"{self.gpu.name} slowed itself down for heat while it was measured"
+            return Rejected(rule="heat", detail=detail, log_tail=server.log_tail())
         if self.profile_to is not None:
             try:
                 server.save_profile(self.profile_to)
@@ -200,8 +200,10 @@ class Bench:
             return refused.model_copy(update={"log_tail": server.log_tail()})
         if not self.gpu.virtual and vram_peak_mib <= 0:
             return Rejected(
+                rule="vram_unknown",
                 detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
-                + (f" ({vram.note})" if vram.note else "")
+                + (f" ({vram.note})" if vram.note else ""),
+                log_tail=server.log_tail(),
             )
         measured = measurement(
             driven,
@@ -214,7 +216,7 @@ class Bench:
         outcome = under_ceiling(measured.model_copy(update={"next_tokens": seen}), self.ceiling_mib)
         if isinstance(outcome, Measurement) and seen is not None:
             self._to_score[placement] -= 1
-        return _with_log(outcome, server)
+        return with_log(outcome, server)
 
     def _look_at_logits(self, server: Server, placement: Placement) -> NextTokens | Outcome | None:
         """Return what the server expects next, if that is wanted of it; any server's logits must be finite.
@@ -236,14 +238,15 @@ class Bench:
             if wanted:
                 self.note(f"not scored: {reason}")
         except RequestFailed as failed:
-            return self._ended(server, failed, "later")
+            return ended(server, failed, "later", self.request_timeout_s)
         return None
 
-    def _drive(self, server: Server) -> list[RequestSample] | Outcome:
+    def _drive(self, server: Server, heat: HeatWatch) -> list[RequestSample] | Outcome:
         begun: list[str] = []
 
         def on_progress(line: str) -> None:
             begun.append(line)
+            heat.look()
             self.note(line)
 
         try:
@@ -254,25 +257,9 @@ class Bench:
                 request_timeout_s=self.request_timeout_s,
             )
         except RequestFailed as failed:
-            return self._ended(server, failed, "first_batch" if len(begun) <= 1 else "later")
-
-    def _ended(
-        self, server: Server, failed: RequestFailed, stage: Literal["first_batch", "later"]
-    ) -> Outcome:
-        """Say what a failed request makes of the placement: a type for each way to fail."""
-        if failed.timed_out and server.alive():
-            return TimedOut(
-                stage="request",
-                limit_s=self.request_timeout_s,
-                detail=str(failed),
-                log_tail=server.log_tail(),
+            return ended(
+                server, failed, "first_batch" if len(begun) <= 1 else "later", self.request_timeout_s
             )
-        if isinstance(failed, WrongAnswer) and server.alive():
-            return Garbage(detail=str(failed), log_tail=server.log_tail())
-        found = server.failure(stage)
-        if isinstance(found, Crashed):
-            return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
-        return found
 
     def _settle(self, before_mib: float | None) -> None:
         """Wait until the driver has given the server's VRAM back, so that the next one starts equal."""
@@ -300,13 +287,6 @@ def under_ceiling(outcome: Outcome, ceiling_mib: float) -> Outcome:
         detail=f"took {peak_mib:.0f} MiB of VRAM; the ceiling is {ceiling_mib:.0f} MiB",
         vram_peak_mib=peak_mib,
     )
-
-
-def _with_log(outcome: Outcome, server: Server) -> Outcome:
-    """Add the server's last words to what is no measurement."""
-    if isinstance(outcome, Rejected):
-        return outcome.model_copy(update={"log_tail": server.log_tail()})
-    return outcome
 
 
 def _has_its_slots(outcome: Measurement, placement: Placement) -> bool:

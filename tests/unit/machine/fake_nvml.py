@@ -19,6 +19,7 @@ class FakeGpu:
     capability: tuple[int, int] | None = (8, 9)
     memory_denied: bool = False
     throttle: int = 0
+    heat_ns: int | None = 0  # None: the driver does not count it
 
 
 class NVMLError(Exception):
@@ -83,6 +84,14 @@ def fake_nvml(gpus: list[FakeGpu], *, init_error: Exception | None = None) -> An
     module.nvmlDeviceGetClockInfo = lambda gpu, clock: 1200
     module.nvmlDeviceGetMaxClockInfo = lambda gpu, clock: 1980
     module.nvmlDeviceGetCurrentClocksThrottleReasons = lambda gpu: gpu.throttle
+    module.NVML_SUCCESS = 0
+    module.NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN = 270
+    module.nvmlDeviceGetFieldValues = lambda gpu, fields: [
+        SimpleNamespace(
+            nvmlReturn=3 if gpu.heat_ns is None else 0, value=SimpleNamespace(ullVal=gpu.heat_ns or 0)
+        )
+        for _ in fields
+    ]
     module.nvmlDeviceGetComputeRunningProcesses = lambda gpu: [
         SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in gpu.processes
     ]

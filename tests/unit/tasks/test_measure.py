@@ -42,6 +42,7 @@ class FakeServer:
         self.virtual_peak_mib = peak_mib
         self.stopped = False
         self.silent = False
+        self.driven = 0
         self.scored: list[int] = []  # positions of each look at the logits
 
     def hot_stats(self) -> HotStats | None:
@@ -79,6 +80,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
         *,
         scoring: bool = False,
         score_error: Exception | None = None,
+        hot_times: int = 0,
         hot_k: int = 0,
         server: FakeServer | None = None,
         launch_error: Exception | None = None,
@@ -94,6 +96,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
 
         def drive(*_: Any, on_progress: Callable[[str], None], **__: Any) -> Any:
             on_progress("request 1")
+            served.driven += 1
             if drive_error:
                 raise drive_error
             return planned.measured(placement, 1.0).requests
@@ -104,6 +107,10 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
             if score_error:
                 raise score_error
             return SCORED
+
+        times = iter([True] * hot_times)
+        monkeypatch.setattr(measure.HeatWatch, "slowed_down", lambda watch: next(times, False))
+        monkeypatch.setattr(measure, "wait_until_cooler", lambda gpu: None)
 
         placement = plan.space.base.model_copy(update={"n_cpu_moe": 8, "hot_k": hot_k})
         monkeypatch.setattr(measure, "launch", launch)
@@ -225,6 +232,24 @@ def test_what_broke_the_ceiling_keeps_its_log(measured: Callable[..., Outcome]) 
     outcome = measured(server=FakeServer(peak_mib=60.0))
     assert isinstance(outcome, Rejected)
     assert outcome.log_tail == ["last line"]
+
+
+def test_a_gpu_that_slowed_down_for_heat_is_measured_once_more(measured: Callable[..., Outcome]) -> None:
+    server = FakeServer()
+    assert isinstance(measured(server=server, hot_times=1), Measurement)
+    assert server.driven == 2
+
+
+def test_heat_that_stays_is_no_number_and_says_nothing_of_the_ceiling(
+    measured: Callable[..., Outcome],
+) -> None:
+    server = FakeServer()
+    outcome = measured(server=server, hot_times=5)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.rule, outcome.vram_peak_mib) == ("heat", None)
+    assert "heat" in outcome.detail
+    assert outcome.log_tail == ["last line"]
+    assert server.driven == 2
 
 
 def test_ctrl_c_goes_through(measured: Callable[..., Outcome]) -> None:
