@@ -260,3 +260,8 @@ Outcome = Annotated[
     Field(discriminator="kind"),
 ]
 OUTCOME_ADAPTER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+def too_large(outcome: Outcome) -> bool:
+    """Tell whether a placement took more memory than there is: a smaller one may do."""
+    return isinstance(outcome, OutOfMemory) or (isinstance(outcome, Rejected) and outcome.rule == "ceiling")

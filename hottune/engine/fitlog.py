@@ -34,6 +34,11 @@ def failure(lines: list[str]) -> str | None:
     return next((line for line in lines if _FAILED.search(line)), None)
 
 
+def changed_nothing(lines: list[str]) -> bool:
+    """Tell whether fit found that the placement it was given fits as it is."""
+    return any("no changes needed" in line for line in lines)
+
+
 def fit_placement(lines: list[str], offloaded: tuple[int, int] | None) -> FitPlacement | None:
     """Return what fit decided, or None when it did not run or gave up.
 
