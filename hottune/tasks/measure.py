@@ -22,7 +22,7 @@ from hottune.placement import Placement, needs_restart
 from hottune.tasks.endings import ended, with_log
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
-from hottune.workload.next_tokens import CONTEXT_NEEDED, FEW_POSITIONS, POSITIONS, CannotScore, score
+from hottune.workload.next_tokens import CannotScore, require_finite, score
 from hottune.workload.summary import measurement
 
 #: How far above the ceiling a measured peak may lie: the ceiling is a promise, sampling is not exact.
@@ -223,20 +223,14 @@ class Bench:
 
         A server whose logits are NaN still counts tokens and looks fast.
         """
-        wanted = self._to_score[placement] > 0 and placement.context >= CONTEXT_NEEDED
+        limit_s = self.request_timeout_s
         try:
-            if wanted:
+            if self._to_score[placement] > 0:
                 self.note("scoring what it expects next in a fixed text")
-                return score(server.base_url, positions=POSITIONS, request_timeout_s=self.request_timeout_s)
-            score(
-                server.base_url,
-                positions=FEW_POSITIONS,
-                prefix_tokens=FEW_POSITIONS,
-                request_timeout_s=self.request_timeout_s,
-            )
+                return score(server.base_url, context=placement.context, request_timeout_s=limit_s)
+            require_finite(server.base_url, request_timeout_s=limit_s)
         except CannotScore as reason:
-            if wanted:
-                self.note(f"not scored: {reason}")
+            self.note(f"not scored: {reason}")
         except RequestFailed as failed:
             return ended(server, failed, "later", self.request_timeout_s)
         return None

@@ -144,14 +144,19 @@ def cut_prompt(http: httpx.Client, request: Request) -> list[int]:
     return [*begin, *ids[first + len(begin) : last]]
 
 
-def tokenize(http: httpx.Client, text: str) -> list[int]:
-    """Return a text's token ids, a beginning-of-sequence token included where the model has one.
+def tokenize(http: httpx.Client, text: str, *, special: bool = True) -> list[int]:
+    """Return a text's token ids.
+
+    Args:
+        http: leads to the server.
+        text: plain text.
+        special: with a beginning-of-sequence token where the model has one.
 
     Raises:
         RequestFailed: the server is gone or refused.
         WrongAnswer: it gave something else than token ids.
     """
-    body = {"content": text, "add_special": True, "parse_special": False}
+    body = {"content": text, "add_special": special, "parse_special": False}
     try:
         answer = http.post("/tokenize", json=body)
     except httpx.HTTPError as error:

@@ -152,6 +152,9 @@ def test_a_scored_server_tells_its_next_tokens_and_its_counters_are_those_of_the
     for one in (reference, scored, plain):
         assert isinstance(one, Measurement), one
     assert plain.next_tokens is None
+    tops = reference.next_tokens.tops
+    assert len({next(iter(top)) for top in tops}) > 10, "the sampler's bias is not in the probabilities"
+    assert all(0.2 < sum(math.exp(one) for one in top.values()) < 1.001 for top in tops)
     found = divergence(reference.next_tokens.tops, scored.next_tokens.tops)
     assert found.kld < 1e-3
     assert found.same_top > 0.95

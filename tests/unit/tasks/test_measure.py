@@ -26,7 +26,7 @@ from hottune.outcomes import (
 from hottune.placement import Placement
 from hottune.tasks import measure
 from hottune.workload.client import RequestFailed, WrongAnswer
-from hottune.workload.next_tokens import POSITIONS, CannotScore
+from hottune.workload.next_tokens import CannotScore
 
 HOT = HotStats(slots=4, layers=8, hits=3, misses=1, uploads=1, uploaded_bytes=1, cache_bytes=1)
 SCORED = NextTokens(text="lighthouses", prefix_tokens=64, ids=[[5]], logprobs=[[-0.1]])
@@ -43,7 +43,7 @@ class FakeServer:
         self.stopped = False
         self.silent = False
         self.driven = 0
-        self.scored: list[int] = []  # positions of each look at the logits
+        self.looks: list[str] = []  # at the logits
 
     def hot_stats(self) -> HotStats | None:
         return None if self.silent else self.hot
@@ -101,12 +101,15 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
                 raise drive_error
             return planned.measured(placement, 1.0).requests
 
-        def score(*_: Any, positions: int, **__: Any) -> NextTokens:
-            assert not served.stopped
-            served.scored.append(positions)
-            if score_error:
-                raise score_error
-            return SCORED
+        def look(name: str) -> Callable[..., NextTokens]:
+            def looked(*_: Any, **__: Any) -> NextTokens:
+                assert not served.stopped
+                served.looks.append(name)
+                if score_error:
+                    raise score_error
+                return SCORED
+
+            return looked
 
         times = iter([True] * hot_times)
         monkeypatch.setattr(measure.HeatWatch, "slowed_down", lambda watch: next(times, False))
@@ -115,7 +118,8 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
         placement = plan.space.base.model_copy(update={"n_cpu_moe": 8, "hot_k": hot_k})
         monkeypatch.setattr(measure, "launch", launch)
         monkeypatch.setattr(measure, "drive", drive)
-        monkeypatch.setattr(measure, "score", score)
+        monkeypatch.setattr(measure, "score", look("score"))
+        monkeypatch.setattr(measure, "require_finite", look("finite"))
         bench = measure.Bench(
             engine=plan.engine,
             model=plan.model,
@@ -209,7 +213,7 @@ def test_every_server_is_looked_at_but_only_a_wanted_one_is_scored(measured: Cal
     assert isinstance(first, Measurement)
     assert isinstance(second, Measurement)
     assert (first.next_tokens, second.next_tokens) == (None, SCORED)
-    assert plain.scored[0] < scored.scored[0] == POSITIONS
+    assert (plain.looks, scored.looks) == (["finite"], ["score"])
     assert first.hit_rate == second.hit_rate
 
 
@@ -225,7 +229,7 @@ def test_a_cache_that_does_not_answer_is_not_looked_at_for_its_counters_would_ch
     server = FakeServer(HOT)
     server.silent = True
     measured(hot_k=4, server=server, scoring=True)
-    assert server.scored == []
+    assert server.looks == []
 
 
 def test_what_broke_the_ceiling_keeps_its_log(measured: Callable[..., Outcome]) -> None:

@@ -30,7 +30,7 @@ class FakeServer:
         self.begin = [1]  # what stands before any text
         self.fails_alone: int | None = None  # which request is refused, counted from 1
         self.top: list[Any] = [{"id": 7, "logprob": -0.5}, {"id": 3, "logprob": -1.5}]  # expected next
-        self.forgets = False  # processes the whole prompt again, whatever it processed before
+        self.window = 0  # goes on with what it processed only beyond so many tokens
         self.requests: list[dict[str, Any]] = []
         self.at_once = self.most_at_once = 0  # requests being answered
         self._lock = threading.Lock()
@@ -56,11 +56,11 @@ class FakeServer:
     def next_token(self, body: dict[str, Any], number: int) -> dict[str, Any]:
         """Answer a request for one token and its probabilities; a prompt that goes on costs one step."""
         n_prompt = len(body["prompt"])
-        processed = 1 if body["cache_prompt"] and number > 1 and not self.forgets else n_prompt
+        processed = 1 if body["cache_prompt"] and number > 1 and n_prompt > self.window else n_prompt
         return {
             "content": "x",
             "timings": {"prompt_n": processed},
-            "completion_probabilities": [{"id": 7, "logprob": -0.5, "top_logprobs": self.top}],
+            "completion_probabilities": [{"id": 7, "top_logprobs": self.top}] * body["n_predict"],
         }
 
     def events(self, body: dict[str, Any]) -> Iterator[str]:
