@@ -235,12 +235,13 @@ class Bench:
             return ended(server, failed, "later", self.request_timeout_s)
         return None
 
-    def _drive(self, server: Server, heat: HeatWatch) -> list[RequestSample] | Outcome:
+    def _drive(self, server: Server, heat: HeatWatch | None = None) -> list[RequestSample] | Outcome:
         begun: list[str] = []
 
         def on_progress(line: str) -> None:
             begun.append(line)
-            heat.look()
+            if heat is not None:
+                heat.look()
             self.note(line)
 
         try:
