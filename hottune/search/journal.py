@@ -12,7 +12,8 @@ import importlib.util
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,14 +25,16 @@ import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
 from hottune.errors import StorageError
-from hottune.outcomes import OUTCOME_ADAPTER, Measurement, Outcome
+from hottune.outcomes import OUTCOME_ADAPTER, Measurement, Outcome, OutOfMemory, Rejected
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
-from hottune.search.objective import Objective
+from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.space import Space
 
 CONFIRM = "/confirm"
 SQLITE_WAIT_S = 60
+#: Trials that TPE wants to see before it models: those of the structured plan count.
+STARTUP_TRIALS = 6
 
 Measure = Callable[[Placement], Outcome]
 Origin = Literal["baseline", "grid", "sampler"]
@@ -109,7 +112,14 @@ class Journal:
     """What has been tried in one study, and the only way to try more."""
 
     def __init__(
-        self, name: str, url: str, objective: Objective, *, seed: int = 0, settle: bool = True
+        self,
+        name: str,
+        url: str,
+        objective: Objective,
+        *,
+        seed: int = 0,
+        settle: bool = True,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         """Open or create the study.
 
@@ -120,6 +130,7 @@ class Journal:
             seed: of the sampler.
             settle: end trials that an earlier process left running. False only to read: another process
                 may be at work.
+            limits: what a placement must keep; the sampler learns them as constraints.
 
         Raises:
             StorageError: the storage cannot be used.
@@ -127,12 +138,16 @@ class Journal:
         self.name = name
         self.url = url
         self.objective = objective
+        self.limits = limits
+        self._ended: dict[int, Trial] = {}
         storage = open_storage(url)
         with storage_errors(url):
             self._search = self._open(storage, name)
             # Another seed for every session, or a resumed study would draw its first samples again.
             seed += len(self._search.trials)
-            self._tpe = optuna.samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=10)
+            self._tpe = optuna.samplers.TPESampler(
+                seed=seed, multivariate=False, n_startup_trials=STARTUP_TRIALS
+            )
             self._random = optuna.samplers.RandomSampler(seed=seed)
             self._confirm = self._open(storage, name + CONFIRM)
             if settle:
@@ -140,7 +155,7 @@ class Journal:
 
     def _open(self, storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
         return optuna.create_study(
-            storage=storage, study_name=name, direction=self.objective.direction, load_if_exists=True
+            storage=storage, study_name=name, directions=self.objective.directions, load_if_exists=True
         )
 
     def _settle(self) -> None:
@@ -171,7 +186,11 @@ class Journal:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
         with storage_errors(self.url):
             frozen = self._search.get_trials(deepcopy=False)
-        return [_trial(one) for one in frozen if "outcome" in one.user_attrs and "skip" not in one.user_attrs]
+        for one in frozen:
+            # What ended never changes, and reading hundreds of outcomes again for each trial takes long.
+            if one.number not in self._ended and one.state.is_finished() and "outcome" in one.user_attrs:
+                self._ended[one.number] = _trial(one)
+        return [self._ended[number] for number in sorted(self._ended)]
 
     def history(self) -> list[tuple[Placement, Outcome]]:
         """Return placement and outcome of everything measured: search and confirm."""
@@ -205,17 +224,30 @@ class Journal:
                 space.sample(trial)  # so that the sampler learns from it
         return self._finish(trial, planned.placement, measure)
 
-    def try_sample(self, space: Space, measure: Measure, *, at_random: bool = False) -> Trial | None:
+    def try_sample(
+        self,
+        space: Space,
+        measure: Measure,
+        *,
+        at_random: bool = False,
+        fixed: Mapping[str, int | float | str] | None = None,
+    ) -> Trial | None:
         """Let the sampler choose a placement and measure it; None when it chose nothing new.
 
         Args:
             space: to choose from.
             measure: measures it.
             at_random: choose without looking at what was best so far.
+            fixed: parameters that it may not choose, with their values.
         """
         known = {trial.placement: trial for trial in self.trials()}
         with storage_errors(self.url):
-            self._search.sampler = self._random if at_random else self._tpe
+            sampler: optuna.samplers.BaseSampler = self._random if at_random else self._tpe
+            if fixed:
+                with warnings.catch_warnings():  # Optuna calls it experimental
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    sampler = optuna.samplers.PartialFixedSampler(dict(fixed), sampler)
+            self._search.sampler = sampler
             trial = self._search.ask()
             placement = space.sample(trial)
             if placement is None or placement in known:
@@ -227,9 +259,33 @@ class Journal:
         return self._finish(trial, placement, measure)
 
     def _finish(self, trial: optuna.Trial, placement: Placement, measure: Measure) -> Trial:
-        _measure_into(self._search, trial, placement, self.objective, measure, self.url)
+        self._measure_into(self._search, trial, placement, measure)
         with storage_errors(self.url):
             return _trial(self._search.get_trials(deepcopy=False)[trial.number])
+
+    def _measure_into(
+        self, study: optuna.Study, trial: optuna.Trial, placement: Placement, measure: Measure
+    ) -> None:
+        """Measure and store; when interrupted, end the trial without an outcome, so that it is done again."""
+        began = time.monotonic()
+        try:
+            outcome = measure(placement)
+        except BaseException:
+            with contextlib.suppress(StorageError), storage_errors(self.url):
+                study.tell(trial, state=TrialState.FAIL)
+            raise
+        with storage_errors(self.url):
+            trial.set_user_attr("seconds", time.monotonic() - began)
+            trial.set_user_attr("outcome", outcome.model_dump_json())
+            for key, value in constraints(outcome, self.limits).items():
+                trial.set_constraint(key, value)
+            if isinstance(outcome, Measurement):
+                study.tell(trial, self.objective.values(outcome))
+            elif isinstance(outcome, OutOfMemory | Rejected):
+                # Infeasible, not bad: TPE learns from the constraint; there is no value to learn from.
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, state=TrialState.FAIL)
 
     # --- confirm ---
 
@@ -255,7 +311,7 @@ class Journal:
             }
             for name, value in attributes.items():
                 trial.set_user_attr(name, value)
-        _measure_into(self._confirm, trial, placement, self.objective, measure, self.url)
+        self._measure_into(self._confirm, trial, placement, measure)
         with storage_errors(self.url):
             return _replicate(self._confirm.get_trials(deepcopy=False)[trial.number])
 
@@ -266,29 +322,15 @@ class Journal:
         return float(sum(one.user_attrs.get("seconds", 0.0) for one in frozen))
 
 
-def _measure_into(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    placement: Placement,
-    objective: Objective,
-    measure: Measure,
-    url: str,
-) -> None:
-    """Measure and store; when interrupted, end the trial without an outcome, so that it is done again."""
-    began = time.monotonic()
-    try:
-        outcome = measure(placement)
-    except BaseException:
-        with contextlib.suppress(StorageError), storage_errors(url):
-            study.tell(trial, state=TrialState.FAIL)
-        raise
-    with storage_errors(url):
-        trial.set_user_attr("seconds", time.monotonic() - began)
-        trial.set_user_attr("outcome", outcome.model_dump_json())
-        if isinstance(outcome, Measurement):
-            study.tell(trial, objective.measured(outcome))
-        else:
-            study.tell(trial, state=TrialState.FAIL)
+def constraints(outcome: Outcome, limits: Limits) -> dict[str, float]:
+    """Return what Optuna's samplers take as constraints: above 0 is infeasible.
+
+    "memory" is 1 for what ran out of memory or broke the ceiling, whatever the size (how much it would have
+    needed is not known). The others are those of the limits, for measurements.
+    """
+    if isinstance(outcome, Measurement):
+        return {"memory": 0.0, **limits.violations(outcome)}
+    return {"memory": 1.0} if isinstance(outcome, OutOfMemory | Rejected) else {}
 
 
 def _attributes(planned: Planned) -> dict[str, Any]:

@@ -15,11 +15,18 @@ class FakeGpu:
     total: int = 24 * GIB
     used: int = 1 * GIB
     processes: list[tuple[int, int | None]] = field(default_factory=list)
+    drawing: list[tuple[int, int | None]] = field(default_factory=list)
+    #: The driver's own share, which only the newer memory question (v2) tells from use.
+    reserved: int | None = None
     link: tuple[int, int] | None = (4, 16)
     capability: tuple[int, int] | None = (8, 9)
     memory_denied: bool = False
     throttle: int = 0
-    heat_ns: int | None = 0  # None: the driver does not count it
+    temperature: int = 55
+    clock: int = 1200
+    power_mw: int | None = 70_000
+    utilisation: int | None = 0
+    link_max: tuple[int, int] | None = (4, 16)
 
 
 class NVMLError(Exception):
@@ -64,9 +71,14 @@ def fake_nvml(gpus: list[FakeGpu], *, init_error: Exception | None = None) -> An
             raise NVMLError_NotSupported("Not Supported")
         return value
 
-    def memory(gpu: FakeGpu) -> Any:
+    def memory(gpu: FakeGpu, version: int | None = None) -> Any:
         if gpu.memory_denied:
             raise NVMLError("Insufficient Permissions")
+        if version is not None:
+            used = gpu.used - known(gpu.reserved)
+            return SimpleNamespace(
+                total=gpu.total, used=used, free=gpu.total - gpu.used, reserved=gpu.reserved
+            )
         return SimpleNamespace(total=gpu.total, used=gpu.used, free=gpu.total - gpu.used)
 
     module.nvmlInit = init
@@ -80,20 +92,20 @@ def fake_nvml(gpus: list[FakeGpu], *, init_error: Exception | None = None) -> An
     module.nvmlDeviceGetCurrPcieLinkGeneration = lambda gpu: known(gpu.link)[0]
     module.nvmlDeviceGetCurrPcieLinkWidth = lambda gpu: known(gpu.link)[1]
     module.nvmlDeviceGetCudaComputeCapability = lambda gpu: known(gpu.capability)
-    module.nvmlDeviceGetTemperature = lambda gpu, sensor: 55
-    module.nvmlDeviceGetClockInfo = lambda gpu, clock: 1200
+    module.nvmlDeviceGetMaxPcieLinkGeneration = lambda gpu: known(gpu.link_max)[0]
+    module.nvmlDeviceGetMaxPcieLinkWidth = lambda gpu: known(gpu.link_max)[1]
+    module.nvmlDeviceGetPowerUsage = lambda gpu: known(gpu.power_mw)
+    module.nvmlDeviceGetEnforcedPowerLimit = lambda gpu: 450_000
+    module.nvmlDeviceGetUtilizationRates = lambda gpu: SimpleNamespace(gpu=known(gpu.utilisation))
+    module.nvmlDeviceGetTemperature = lambda gpu, sensor: gpu.temperature
+    module.nvmlDeviceGetClockInfo = lambda gpu, clock: gpu.clock
     module.nvmlDeviceGetMaxClockInfo = lambda gpu, clock: 1980
     module.nvmlDeviceGetCurrentClocksThrottleReasons = lambda gpu: gpu.throttle
-    module.NVML_SUCCESS = 0
-    module.NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN = 270
-    module.nvmlDeviceGetFieldValues = lambda gpu, fields: [
-        SimpleNamespace(
-            nvmlReturn=3 if gpu.heat_ns is None else 0, value=SimpleNamespace(ullVal=gpu.heat_ns or 0)
-        )
-        for _ in fields
-    ]
+    module.nvmlMemory_v2 = 2
     module.nvmlDeviceGetComputeRunningProcesses = lambda gpu: [
         SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in gpu.processes
     ]
-    module.nvmlDeviceGetGraphicsRunningProcesses = lambda gpu: []
+    module.nvmlDeviceGetGraphicsRunningProcesses = lambda gpu: [
+        SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in gpu.drawing
+    ]
     return module

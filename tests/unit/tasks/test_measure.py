@@ -11,8 +11,10 @@ import planned
 import pytest
 
 from hottune.engine.interface import LaunchFailed
+from hottune.machine.clocks import HARDWARE_HEAT
 from hottune.outcomes import (
     Crashed,
+    DuringRun,
     Engagement,
     Garbage,
     HotStats,
@@ -112,8 +114,14 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
             return looked
 
         times = iter([True] * hot_times)
-        monkeypatch.setattr(measure.HeatWatch, "slowed_down", lambda watch: next(times, False))
-        monkeypatch.setattr(measure, "wait_until_cooler", lambda gpu: None)
+        if hot_times:
+            heat = DuringRun(samples=50, throttled={HARDWARE_HEAT: 0.02, "power limit": 0.5})
+            cool = DuringRun(samples=50, throttled={"power limit": 0.5})
+
+            def seen(watch: object) -> DuringRun:
+                return heat if next(times, False) else cool
+
+            monkeypatch.setattr(measure.MachineWatch, "seen", seen)
 
         placement = plan.space.base.model_copy(update={"n_cpu_moe": 8, "hot_k": hot_k})
         monkeypatch.setattr(measure, "launch", launch)
@@ -272,3 +280,14 @@ def test_old_logs_are_pruned(tmp_path: Path, measured: Callable[..., Outcome]) -
 
 def test_a_placement_label_is_what_a_person_reads(tmp_path: Path) -> None:
     assert Placement(n_cpu_moe=8, hot_k=4, threads=1).label() == "ncmoe 8 + hot 4/60 ub 512"
+
+
+def test_every_measurement_tells_the_machines_state_around_it(measured: Callable[..., Outcome]) -> None:
+    outcome = measured()
+    assert isinstance(outcome, Measurement)
+    state = outcome.machine_state
+    assert state is not None
+    assert (state.waited_s, state.settled, state.temperature_c) == (0, True, None)
+    assert state.during is not None
+    assert state.during.swap_growth_mib is not None
+    assert state.during.samples == 0, "a virtual GPU is not asked"
