@@ -30,8 +30,7 @@ class MarkdownRenderer:
         blocks += [
             _titled("Setup", [f"**{label}:** {escape(value)}" for label, value in setup.setup(report)])
         ]
-        search = [wording.search_summary(report), *wording.remeasured(report)]
-        blocks += [_titled("Search", [escape(line) for line in search])]
+        blocks += [_titled("Search", [escape(line) for line in wording.search_lines(report)])]
         blocks += [_titled("Proof that it was on", [escape(line) for line in setup.proof(report)])]
         warnings = [escape(text) for text in wording.warnings(report)]
         blocks += [_titled("Warnings", warnings)]
@@ -110,9 +109,10 @@ def _notes(report: Report) -> str:
 
 
 def _comparisons(report: Report) -> str:
-    """Return `hot` against every baseline with exact intervals: a gap in prefill is shown as it is."""
-    rows = [row for row in wording.comparisons(report) if row.arm == "hot"]
-    head = ["hot against", *wording.METRIC_WORDS.values()]
+    """Return the leading candidate against every baseline: a gap in prefill is shown as it is."""
+    first = wording.leader(report)
+    rows = [row for row in wording.comparisons(report) if row.arm == first]
+    head = [f"{first} against", *wording.METRIC_WORDS.values()]
     cells = [
         [
             row.base,

@@ -59,7 +59,7 @@ def report_view(report: Report) -> RenderableType:
         parts.append(Text(wording.VIRTUAL_GPU, style="bold yellow"))
     parts += [_answer(report), _arms(report), _lines("", wording.failures(report), "red")]
     parts += [_comparisons(report)]
-    parts += [_lines("Search", [wording.search_summary(report), *wording.remeasured(report)])]
+    parts += [_lines("Search", wording.search_lines(report))]
     parts += [_lines("Proof that it was on", setup.proof(report))]
     parts += [_lines("Warnings", wording.warnings(report), "yellow"), _setup(report)]
     return Group(*(part for part in parts if part is not None))
