@@ -87,15 +87,13 @@ def confirm(
     key = plan_key(placements)
     done = journal.replicates(key)
     replicates: dict[ArmName, list[Replicate]] = {arm: [] for arm in placements}
-    # Wider intervals where the stage looks at them to decide when to stop: see hottune/stats/contest.py.
-    level = LOOKING_LEVEL if rounds.precise else FIXED_LEVEL
+    level = level_of(rounds)
     ended: Ended = "most" if rounds.precise else "fixed"
     n_arms = max(1, len(placements))
     for position, name in enumerate(interleaved(list(placements), rounds.most)):
         arm = next(known for known in placements if known == name)
         round_number, place = divmod(position, n_arms)
-        looks = place == 0 and rounds.precise and round_number >= FIRST_LOOK
-        if looks and contest(replicates, journal.objective, level).precise():
+        if place == 0 and enough(rounds, round_number, contest(replicates, journal.objective, level)):
             ended = "precise"
             break
         if position not in done:
@@ -110,6 +108,16 @@ def confirm(
         replicates[arm].append(replicate)
         watch(arm, placements[arm], replicate)
     return Confirmed(dict(placements), replicates, level, ended)
+
+
+def level_of(rounds: Rounds) -> float:
+    """Return the confidence level: wider intervals where the stage looks at them to decide when to stop."""
+    return LOOKING_LEVEL if rounds.precise else FIXED_LEVEL
+
+
+def enough(rounds: Rounds, done: int, so_far: Contest) -> bool:
+    """Tell whether the stage may stop after `done` whole rounds (why so late: hottune/stats/contest.py)."""
+    return rounds.precise and done >= FIRST_LOOK and so_far.precise()
 
 
 def contest(
