@@ -103,36 +103,35 @@ def fit(name: str, servers: Sequence[Server]) -> Fit:
     residuals; least squares pulls it down a little, more so where arms have two replicates.
     """
     logs = np.log([one.turn_s for one in servers])
-    _, residuals, _ = _least_squares(servers, logs)
+    everything = list(range(len(servers)))
+    _, residuals = _least_squares(servers, logs, everything)
     far: set[int] = set()
     for index in outliers([float(one) for one in residuals]):
         same = [other for other, one in enumerate(servers) if one.arm == servers[index].arm]
         far.add(max(same, key=lambda other: logs[other]) if len(same) == 2 else index)
-    kept = [index for index in range(len(servers)) if index not in far]
-    drift, residuals, df = _least_squares([servers[index] for index in kept], logs[kept])
-    sizes = []
-    for index in sorted(far):
-        rest = [logs[other] for other in kept if servers[other].arm == servers[index].arm]
-        sizes.append(float(logs[index] - np.mean(rest)))
-    first = float(residuals[0]) if servers[kept[0]].position == 0 else None
+    kept = [index for index in everything if index not in far]
+    drift, every = _least_squares(servers, logs, kept)
+    residuals = every[kept]
+    arms = len({one.arm for one in servers})
+    df = len(kept) - arms - 1
     return Fit(
         name=name,
         servers=len(servers),
-        arms=len({one.arm for one in servers}),
+        arms=arms,
         df=df,
         cv=math.sqrt(math.expm1(float(residuals @ residuals) / df)),
         drift=drift,
         lag1=float(residuals[1:] @ residuals[:-1] / (residuals @ residuals)),
-        first=first,
-        outliers=tuple(sizes),
+        first=float(residuals[0]) if servers[kept[0]].position == 0 else None,
+        outliers=tuple(float(every[index]) for index in sorted(far)),
     )
 
 
 def _least_squares(
-    servers: Sequence[Server], logs: NDArray[np.float64]
-) -> tuple[float, NDArray[np.float64], int]:
-    """Return drift, residuals and degrees of freedom."""
+    servers: Sequence[Server], logs: NDArray[np.float64], used: Sequence[int]
+) -> tuple[float, NDArray[np.float64]]:
+    """Fit to the servers in `used`; return the drift and the residuals of all servers."""
     arms = sorted({one.arm for one in servers})
     design = np.array([[one.arm == arm for arm in arms] + [one.position] for one in servers], dtype=float)
-    found, *_ = np.linalg.lstsq(design, logs, rcond=None)
-    return float(found[-1]), logs - design @ found, len(servers) - len(arms) - 1
+    found, *_ = np.linalg.lstsq(design[used], logs[used], rcond=None)
+    return float(found[-1]), logs - design @ found

@@ -59,6 +59,7 @@ def planned(found: list[Fit]) -> list[tuple[Noise, str, Rounds]]:
     harder = [
         (noise, "run", rounds) for noise in (DRIFTING, STICKY, COLD) for rounds in (DEFAULT, Rounds(12))
     ]
+    harder += [(STICKY, "pair", rounds) for rounds in (DEFAULT, Rounds(12))]
     real = [one.noise for one in found] + [pooled(found)]
     fitted = [(noise, "run", rounds) for noise in real for rounds in (DEFAULT, Rounds(12))]
     return [*calm, *noisy, *harder, *fitted, (real[-1], "run", Rounds(60))]
