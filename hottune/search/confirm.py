@@ -22,8 +22,8 @@ from hottune.search.study import best_of_arms
 from hottune.stats import FIRST_LOOK, FIXED_LEVEL, LOOKING_LEVEL, Contest
 from hottune.stats.order import interleaved
 
-#: Rounds that are measured even when the time budget is used up: one replicate can never be told from noise.
-LEAST_ROUNDS = 2
+#: Rounds that are measured even when the time budget is used up: two hardly ever tell anything from noise.
+LEAST_ROUNDS = 3
 #: The candidates of the search, best first; `hot` is the search's best, whatever the replicates then say.
 HOT_ARMS: tuple[ArmName, ...] = ("hot", "hot-2", "hot-3")
 
@@ -81,7 +81,7 @@ def confirm(
         placements: what to measure again, by arm.
         rounds: replicates of each arm.
         measure: starts a fresh server and measures a placement in it.
-        spent: says that the time is up; asked before each round from the third on that is not yet measured.
+        spent: says that the time is up; asked before each round from the fourth on that is not yet measured.
         watch: told about every replicate, also about those that were kept.
     """
     key = plan_key(placements)

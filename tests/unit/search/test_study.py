@@ -302,9 +302,10 @@ def test_replicates_of_another_comparison_are_not_mixed_in(tmp_path: Path) -> No
     assert len(machine.asked) == 8
 
 
-def test_a_spent_budget_still_leaves_two_rounds(tmp_path: Path) -> None:
+def test_a_spent_budget_still_leaves_three_rounds(tmp_path: Path) -> None:
     one = study(tmp_path, SimulatedMachine())
     one.baselines()
     one.search(Budget(trials=3))
     confirmed = confirm(one.journal, placements(one), Rounds(5), SimulatedMachine(), spent=lambda: True)
-    assert {len(replicates) for replicates in confirmed.replicates.values()} == {2}
+    assert {len(replicates) for replicates in confirmed.replicates.values()} == {3}
+    assert confirmed.ended == "time"

@@ -238,10 +238,12 @@ def test_warnings_of_every_session_stay_with_the_study(
 
 
 def test_a_tiny_time_budget_still_ends_with_an_answer(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, servers(), time_budget_s=0.001, trials=50)
+    report, _ = run(tmp_path, servers(), time_budget_s=0.001, trials=50, replicates=None)
     assert report.winner is not None
     assert sum(1 for trial in report.trials if trial.arm is None) == workflow.LEAST_TRIALS
-    assert {len(arm.replicates) for arm in report.arms if arm.outcome == "measurement"} == {2}
+    assert {len(arm.replicates) for arm in report.arms if arm.outcome == "measurement"} == {3}
+    assert report.confirmation is not None
+    assert report.confirmation.ended == "time"
 
 
 def test_everything_in_the_study_is_plain_json(tmp_path: Path) -> None:
