@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
@@ -80,7 +81,7 @@ def simulated(runs: int, seed: int) -> int:
 def fit_line(one: Fit) -> str:
     """Return a session as a line of its table."""
     first = "" if one.first is None else f"{one.first:+.1%}"
-    far = ", ".join(f"+{size:.0%}" for size in one.outliers) or "none"
+    far = ", ".join(f"{math.expm1(size):+.0%}" for size in one.outliers) or "none"
     return (
         f"| {one.name} | {one.servers} | {one.arms} | {one.cv:.1%} | {one.drift:+.1%} | {one.lag1:+.2f} | "
         f"{first} | {far} |"
