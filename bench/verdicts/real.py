@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -41,7 +42,7 @@ def equal_arms(model: str, rounds: int) -> int:
         print(f"{objective}: {change.verdict}, ratio {change.ratio:.3f}{bounds}; {change.method}")
         apart |= change.verdict != "can't tell"
     found = fit(model, servers(confirmed))
-    far = ", ".join(f"{size:+.0%}" for size in found.outliers) or "none"
+    far = ", ".join(f"{math.expm1(size):+.0%}" for size in found.outliers) or "none"
     print(
         f"noise of a turn: CV {found.cv:.1%}, {found.drift:+.2%} a server, lag-1 {found.lag1:+.2f}, "
         f"outliers {far}"

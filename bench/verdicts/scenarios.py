@@ -14,10 +14,16 @@ from hottune.search.rounds import MOST_ROUNDS, Rounds
 from hottune.stats import FIXED_LEVEL
 
 GAIN, LOSS = 0.05, -0.03
+#: What a run may gain, to see which of it the default finds.
+GAINS = (0.05, 0.10, 0.15, 0.20, 0.30)
 CALM, NOISY = Noise("CV 3 %", 0.03), Noise("CV 7 %", 0.07)
 DRIFTING = Noise("CV 3 %, each server 2 % slower", 0.03, drift=0.02)
 STICKY = Noise("CV 3 %, neighbours correlated 0.5", 0.03, lag1=0.5)
 COLD = Noise("CV 3 %, first server 10 % slower", 0.03, first=0.1)
+
+#: Missed, and known: where rounds meet in A B, B A, A B, an arm follows itself, so noise that lasts from one
+#: server to the next is taken for a difference. With the arms of a run, others stand between.
+KNOWN_LIMIT = (STICKY, "pair")
 
 DEFAULT = Rounds(MOST_ROUNDS, precise=True)
 
@@ -73,6 +79,11 @@ def table(found: list[Fit], runs: int, seed: int) -> Iterator[Row]:
             for index, effect in enumerate((0.0, GAIN, LOSS))
         ]
         yield Row(noise, layout, rounds, *shares)
+
+
+def gains(noise: Noise, rounds: Rounds, runs: int, seed: int) -> list[float]:
+    """Return the share of stages that find each of `GAINS`, among all the arms of a run."""
+    return [simulate(arms("run", gain), noise, rounds, runs=runs, seed=seed + 1).faster for gain in GAINS]
 
 
 def broken(runs: int, seed: int) -> Iterator[tuple[str, Shares, Shares]]:
