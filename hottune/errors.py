@@ -184,9 +184,15 @@ class NothingMeasuredError(HottuneError):
 
 
 class StudyBusyError(HottuneError):
-    """Another live hottune process is running this very study."""
+    """Another live hottune process is running this very study, or measures on the same GPU."""
 
     exit_code = 53
+
+
+class MachineDiffersError(HottuneError):
+    """The study holds measurements of another kind of machine."""
+
+    exit_code = 54
 
 
 # --- report: 60-69 -----------------------------------------------------------------------------------

@@ -16,11 +16,10 @@ from hottune.progress import Progress
 from hottune.report import save
 from hottune.report.schema import ArmName, Replicate, Report, Roofline, Trial, WarningNote
 from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm, plan_key
-from hottune.search.journal import Journal, Measure, sqlite_url
-from hottune.search.lock import study_lock
+from hottune.search.journal import Journal, Measure, Say
 from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
-from hottune.tasks import prepare
+from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
@@ -59,7 +58,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         ui: where progress goes.
         measuring: makes what measures a placement; None = real servers.
     """
-    with opened(plan) as (plan, journal), ballasted(plan, ui) as plan:
+    with opened(plan, ui.say) as (plan, journal), ballasted(plan, ui) as plan:
         announce(plan, journal, ui)
         meter = Meter(ui)
         measure = (measuring or real_servers)(plan, meter)
@@ -92,8 +91,13 @@ def search(plan: Plan, study: Study, meter: Meter, clock: Clock) -> None:
     """
     wanted = plan.config.trials_wanted
     meter.stage("Search", wanted, len(study.searched()))
-    with keeping_servers(study.measure):
-        study.search(Budget(trials=wanted, quick=plan.config.quick, spent=clock.must_confirm))
+    budget = Budget(trials=wanted, quick=plan.config.quick, spent=clock.must_confirm)
+    searching = True
+    while searching:
+        with keeping_servers(study.measure):
+            study.search(budget)
+        # The winner is chosen when all that is being measured is known; what a dead worker leaves is done.
+        searching = study.journal.wait_for_others()
     meter.finish()
 
 
@@ -139,37 +143,18 @@ def report(
 
 
 @contextmanager
-def opened(plan: Plan) -> Iterator[tuple[Plan, Journal]]:
-    """Lock and open the plan's study; a study that is resumed keeps the ceiling it began with.
+def opened(plan: Plan, say: Say = lambda line: None) -> Iterator[tuple[Plan, Journal]]:
+    """Lock and open the plan's study; a study that is resumed or joined keeps the ceiling it began with.
 
     Raises:
         StudyBusyError: another live process runs it.
+        MachineDiffersError: it has measurements of another kind of machine.
         BadSettingError: a study of this name measured something else.
         StorageError: the storage cannot be used.
     """
-    config = plan.config
-    with study_lock(config.studies_dir / f"{plan.name}.lock"):
-        url = config.storage or sqlite_url(config.studies_dir.absolute() / f"{plan.name}.db")
-        journal = Journal(plan.name, url, config.objective, seed=config.seed)
-        before = journal.noted("identity")
-        if before is not None and before != plan.identity():
-            changed = [key for key, value in plan.identity().items() if before.get(key) != value]
-            raise BadSettingError(
-                f"The study '{plan.name}' measured something else: {', '.join(changed)} differ.",
-                "Numbers of different set-ups cannot be compared.",
-                "Give this run another --study name.",
-            )
-        ceiling_mib = journal.noted("ceiling_mib")
-        if ceiling_mib is not None and ceiling_mib != plan.ceiling_mib:
-            plan = prepare.plan(config, plan.engine, plan.model, plan.machine, ceiling_mib=ceiling_mib)
-        journal.note("identity", plan.identity())
-        journal.note("ceiling_mib", plan.ceiling_mib)
-        # Without the storage's URL: it may hold a password, and whoever reads this has the URL.
-        journal.note("config", config.model_dump(mode="json", exclude={"storage"}))
-        journal.note("machine", plan.machine.model_dump(mode="json"))
-        journal.note("engine", plan.engine.model_dump(mode="json"))
-        journal.note("model", plan.model.model_dump(mode="json"))
-        yield plan, journal
+    with worker.locked(plan):
+        journal = worker.open_journal(plan, say)
+        yield worker.join(plan, journal), journal
 
 
 def announce(plan: Plan, journal: Journal, ui: Progress) -> None:
@@ -187,6 +172,8 @@ def announce(plan: Plan, journal: Journal, ui: Progress) -> None:
         f"{plan.model.name}: {shape.n_moe_layers} layers x {shape.n_experts} experts ({shape.quant}), "
         f"VRAM ceiling {plan.ceiling_mib:.0f} MiB on {plan.gpu.name}, workload {plan.workload.name}"
     )
+    if plan.config.worker:
+        ui.say("Workers on one machine disturb each other, unless each has a GPU and cores of its own.")
     known = len(journal.trials())
     ui.say(f"Study '{plan.name}'" + (f": goes on, {known} trials are kept." if known else ": new."))
 

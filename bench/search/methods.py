@@ -15,9 +15,10 @@ import optuna
 from bench.search.landscape import Clocked
 from hottune.outcomes import Measurement
 from hottune.placement import STREAM_FROM, Placement
-from hottune.search.journal import Journal, sqlite_url
+from hottune.search.journal import Journal
 from hottune.search.objective import Objective
 from hottune.search.space import INTERVALS, POLICIES, Space
+from hottune.search.storage import sqlite_url
 from hottune.search.study import Budget, Study
 
 Method = Callable[[Clocked, float, int], None]

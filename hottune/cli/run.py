@@ -55,6 +55,10 @@ def run(
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="Optuna storage. Default: SQLite in ./studies.")
     ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="To work on a study beside others of this machine."),
+    ] = None,
     reports: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: ./reports.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search. Default: 0.")] = None,
     port: options.Port = None,
@@ -96,6 +100,7 @@ def run(
             threads=threads,
             study=study,
             storage=storage,
+            worker=worker,
             reports=reports,
             seed=seed,
             port=port,

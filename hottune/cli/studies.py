@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hottune.cli.common import console, emit_json, handled, make_progress, studies_dir
+from hottune.cli.common import cache_dir, console, emit_json, handled, make_progress, reports_dir, studies_dir
 from hottune.cli.options import Json, Quiet
 from hottune.errors import StudyNotFoundError
 
@@ -73,7 +73,15 @@ def show(name: Name, storage: Storage = None, json_output: Json = False) -> None
 
 
 @app.command()
-def resume(name: Name, storage: Storage = None, json_output: Json = False, quiet: Quiet = False) -> None:
+def resume(
+    name: Name,
+    storage: Storage = None,
+    worker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Work on it beside others of this machine.")
+    ] = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Go on with a study exactly as it was begun, and report."""
     with handled(json_output):
         from hottune.cli.run import run_and_show
@@ -85,12 +93,15 @@ def resume(name: Name, storage: Storage = None, json_output: Json = False, quiet
         if stored is None:
             raise StudyNotFoundError(f"The study '{name}' does not say how it was begun.")
         # Its name is fixed now: the set-up's own name would change with the engine.
-        config = RunConfig.model_validate({**stored, "study": name, "storage": journal.url})
+        here: dict[str, object] = {"study": name, "storage": journal.url, "worker": worker}
+        if journal.shared:  # another machine may have begun it, with other folders
+            here |= {"cache_dir": cache_dir(), "studies_dir": studies_dir(), "reports_dir": reports_dir()}
+        config = RunConfig.model_validate({**stored, **here})
         run_and_show(config, json_output, make_progress(quiet))
 
 
 def _urls(storage: str | None) -> list[str]:
-    from hottune.search.journal import sqlite_url
+    from hottune.search.storage import sqlite_url
 
     if storage:
         return [storage]

@@ -38,6 +38,7 @@ class Replicate(_Model):
     position: int = Field(description="place in the interleaved order of the whole stage, from 0")
     started: datetime
     outcome: Outcome
+    worker: str = Field(default="", description="process that measured it, where several share the study")
 
 
 class Trial(_Model):
@@ -50,6 +51,7 @@ class Trial(_Model):
     outcome: Outcome
     started: datetime
     seconds: float
+    worker: str = Field(default="", description="process that measured it, where several share the study")
 
 
 class Change(_Model):

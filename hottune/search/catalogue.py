@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import optuna
 
 from hottune.errors import StudyNotFoundError
-from hottune.search.journal import CONFIRM, Journal, open_storage, storage_errors
+from hottune.search.journal import CONFIRM, Journal
 from hottune.search.objective import Objective
+from hottune.search.storage import open_storage, storage_errors
 
 
 @dataclass(frozen=True)

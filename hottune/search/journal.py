@@ -3,40 +3,45 @@
 Two Optuna studies share one storage: `<name>` holds the search (baselines included), `<name>/confirm` the
 replicates. A trial's placement, outcome and times are user attributes; only measurements have a value, all
 other outcomes are failed trials, so that no sampler ever sees a made-up score.
+
+Several processes can work on one study (see `claims`): what one of them measures, no other does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import sqlite3
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import optuna
-import sqlalchemy.event
-import sqlalchemy.exc
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hottune.errors import StorageError
-from hottune.outcomes import OUTCOME_ADAPTER, Measurement, Outcome, OutOfMemory, Rejected
+from hottune.outcomes import OUTCOME_ADAPTER, Crashed, Measurement, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
+from hottune.search import storage as storages
+from hottune.search import unsaved
+from hottune.search.claims import Claims, Key, Parameters, is_done, key_of
+from hottune.search.draw import Fixed, Seen, draw, parameters
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.space import Space
+from hottune.search.storage import Patience, Storage, open_storage, sqlite_path, storage_errors
 
 CONFIRM = "/confirm"
-SQLITE_WAIT_S = 60
-#: Trials that TPE wants to see before it models: those of the structured plan count.
-STARTUP_TRIALS = 6
+#: How often is looked whether another worker is done, seconds.
+LOOK_AGAIN_S = 1.0
+#: A placement that so many workers died of is recorded as crashed. Only in storages that machines share: on
+#: one machine a person starts hottune again, and may have killed it for other reasons.
+MOST_DEATHS = 2
 
 Measure = Callable[[Placement], Outcome]
+Say = Callable[[str], None]
 Origin = Literal["baseline", "grid", "sampler"]
 
 
@@ -47,65 +52,7 @@ class Planned:
     placement: Placement
     origin: Origin
     arm: ArmName | None = None
-
-
-def sqlite_url(path: Path) -> str:
-    """Return the storage URL of a SQLite file."""
-    return f"sqlite:///{path}"
-
-
-@contextlib.contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Turn what storages raise into `StorageError`."""
-    shown = url.split("@")[-1]  # never show a password
-    hint = "Check the path or URL, its permissions and the free disk space; --storage chooses another one."
-    try:
-        yield
-    except ImportError as error:
-        message = f"The driver for the storage {shown} is not installed."
-        raise StorageError(
-            message, str(error), "For PostgreSQL: pip install 'hottune[postgresql]'."
-        ) from error
-    except optuna.exceptions.StorageInternalError as error:
-        raise StorageError(
-            f"The storage {shown} failed.", str(error.__cause__ or error)[:500], hint
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"The storage {shown} cannot be used.", reason[:500], hint) from error
-
-
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Open an Optuna storage; a SQLite file is made with its folder and set to write-ahead logging.
-
-    Raises:
-        StorageError: it cannot be opened.
-    """
-    with storage_errors(url):
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        if not url.startswith("sqlite:///"):
-            return optuna.storages.RDBStorage(_with_driver(url))
-        path = Path(url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_WAIT_S)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
-        # With a write-ahead log this survives any killed process, and costs no disk flush for each attribute.
-        sqlalchemy.event.listen(storage.engine, "connect", _relax)
-        storage.engine.dispose()
-        return storage
-
-
-def _with_driver(url: str) -> str:
-    """Name psycopg2 for a plain PostgreSQL URL where it is the driver that is installed."""
-    plain = "postgresql://"
-    if url.startswith(plain) and importlib.util.find_spec("psycopg") is None:
-        return "postgresql+psycopg2://" + url.removeprefix(plain)
-    return url
-
-
-def _relax(connection: Any, record: object) -> None:
-    connection.execute("PRAGMA synchronous=NORMAL")
+    repeat: int = 0  # so many measurements of the same placement are known already
 
 
 class Journal:
@@ -120,6 +67,9 @@ class Journal:
         seed: int = 0,
         settle: bool = True,
         limits: Limits = NO_LIMITS,
+        worker: str = "",
+        unsaved_path: Path | None = None,
+        say: Say = lambda line: None,
     ) -> None:
         """Open or create the study.
 
@@ -128,9 +78,12 @@ class Journal:
             url: of the Optuna storage.
             objective: what is optimised.
             seed: of the sampler.
-            settle: end trials that an earlier process left running. False only to read: another process
-                may be at work.
+            settle: end trials that an earlier process of this worker left running (SQLite; elsewhere their
+                heartbeat tells), and take in what it could not store. False only to read.
             limits: what a placement must keep; the sampler learns them as constraints.
+            worker: name of this process among those that work on the study.
+            unsaved_path: file for measurements that the storage does not take; None = nowhere.
+            say: told what is waited for.
 
         Raises:
             StorageError: the storage cannot be used.
@@ -140,89 +93,130 @@ class Journal:
         self.objective = objective
         self.limits = limits
         self._ended: dict[int, Trial] = {}
+        self.shared = sqlite_path(url) is None
+        self._seed = seed
+        self._attempt = (0, 0)
+        self._unsaved_path = unsaved_path
+        self._say = say
+        self._waited_for = ""
         storage = open_storage(url)
         with storage_errors(url):
-            self._search = self._open(storage, name)
-            # Another seed for every session, or a resumed study would draw its first samples again.
-            seed += len(self._search.trials)
-            self._tpe = optuna.samplers.TPESampler(
-                seed=seed, multivariate=False, n_startup_trials=STARTUP_TRIALS
-            )
-            self._random = optuna.samplers.RandomSampler(seed=seed)
-            self._confirm = self._open(storage, name + CONFIRM)
-            if settle:
-                self._settle()
-
-    def _open(self, storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
-        return optuna.create_study(
-            storage=storage, study_name=name, directions=self.objective.directions, load_if_exists=True
+            self._study, self.created = self._open(storage, name)
+            confirm, _ = self._open(storage, name + CONFIRM)
+        self._patience = Patience(url, limit_s=storages.OUTAGE_LIMIT_S, say=say)
+        self._search, self._confirm = (
+            Claims(storage, number, self._patience, worker, self._values) for number in (self._study, confirm)
         )
+        self._storage = storage
+        if settle:
+            self._settle()
+
+    def _open(self, storage: Storage, name: str) -> tuple[int, bool]:
+        """Return the storage's number of a study, and whether it was made now, by this very process."""
+        directions = [getattr(optuna.study.StudyDirection, one.upper()) for one in self.objective.directions]
+        try:
+            return storage.create_new_study(directions, name), True
+        except optuna.exceptions.DuplicatedStudyError:
+            return storage.get_study_id_from_name(name), False
 
     def _settle(self) -> None:
-        """End trials that a killed process left running or waiting; `unfinished` finds them again."""
-        for study in (self._search, self._confirm):
-            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-                if frozen.state is TrialState.WAITING:
-                    study.ask()
-            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
+        """Put in order what earlier processes left; `unfinished` finds what they had begun."""
+        if not self.shared:
+            self._search.end_own_of_before()
+            self._confirm.end_own_of_before()
+        if self._unsaved_path is None:
+            return
+        for record in unsaved.load(self._unsaved_path):
+            claims = self._confirm if "plan" in record else self._search
+            claims.add_done(record)
+        self._unsaved_path.unlink(missing_ok=True)
 
     # --- provenance ---
 
     def note(self, key: str, value: object) -> None:
         """Keep plain data beside the study: the configuration, the machine, the engine."""
-        with storage_errors(self.url):
-            self._search.set_user_attr(key, json.dumps(value))
+        self._patience(lambda: self._storage.set_study_user_attr(self._study, key, json.dumps(value)))
 
     def noted(self, key: str) -> Any:
         """Return what `note` kept, or None."""
-        with storage_errors(self.url):
-            text = self._search.user_attrs.get(key)
+        text = self._patience(lambda: self._storage.get_study_user_attrs(self._study)).get(key)
         return None if text is None else json.loads(text)
 
     # --- search ---
 
     def trials(self) -> list[Trial]:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
-        with storage_errors(self.url):
-            frozen = self._search.get_trials(deepcopy=False)
-        for one in frozen:
-            # What ended never changes, and reading hundreds of outcomes again for each trial takes long.
-            if one.number not in self._ended and one.state.is_finished() and "outcome" in one.user_attrs:
+        for one in self._search.trials():
+            # What is done never changes, and reading hundreds of outcomes for each trial takes long.
+            if one.number not in self._ended and is_done(one):
                 self._ended[one.number] = _trial(one)
         return [self._ended[number] for number in sorted(self._ended)]
 
     def history(self) -> list[tuple[Placement, Outcome]]:
         """Return placement and outcome of everything measured: search and confirm."""
         done = [(trial.placement, trial.outcome) for trial in self.trials()]
-        with storage_errors(self.url):
-            frozen = self._confirm.get_trials(deepcopy=False)
-        return done + [
-            (_placement(one), OUTCOME_ADAPTER.validate_json(one.user_attrs["outcome"]))
-            for one in frozen
-            if "outcome" in one.user_attrs
-        ]
+        return done + [(_placement(one), _outcome(one)) for one in self._confirm.trials() if is_done(one)]
 
     def unfinished(self) -> list[Planned]:
-        """Return the placements that were begun, never ended, and not measured since."""
-        measured = {trial.placement for trial in self.trials()}
-        with storage_errors(self.url):
-            frozen = self._search.get_trials(deepcopy=False)
+        """Return the placements that were begun, never ended, not measured since, and are nobody's now."""
+        busy = {trial.placement for trial in self.trials()} | self.claimed()
         begun = [
             Planned(_placement(one), one.user_attrs["origin"], one.user_attrs["arm"])
-            for one in frozen
-            if "placement" in one.user_attrs and "outcome" not in one.user_attrs
+            for one in self._search.trials()
+            if "placement" in one.user_attrs and not {"outcome", "skip"} & set(one.user_attrs)
         ]
-        return list(dict.fromkeys(planned for planned in begun if planned.placement not in measured))
+        return list(dict.fromkeys(planned for planned in begun if planned.placement not in busy))
+
+    def claimed(self) -> set[Placement]:
+        """Return the placements of the search that other workers are measuring now."""
+        live = self._search.live_elsewhere()
+        return {_placement(one) for one in live if "placement" in one.user_attrs}
+
+    def claimed_by_search(self) -> int:
+        """Return how many of these count against the budget: all but baselines."""
+        return sum(1 for one in self._search.live_elsewhere() if one.user_attrs.get("arm") is None)
+
+    def wait_for_others(self) -> bool:
+        """Wait until no other worker measures in the search; return whether there was one."""
+        waited = False
+        while live := self._search.live_elsewhere():
+            self._wait(live[0])
+            waited = True
+        self._waited_for = ""
+        return waited
 
     def try_placement(self, planned: Planned, space: Space, measure: Measure) -> Trial:
-        """Measure one planned placement and journal what it ended as."""
-        with storage_errors(self.url):
-            self._search.enqueue_trial(space.parameters(planned.placement), user_attrs=_attributes(planned))
-            trial = self._search.ask()
-            if space.parameters(planned.placement):
-                space.sample(trial)  # so that the sampler learns from it
-        return self._finish(trial, planned.placement, measure)
+        """Measure one planned placement and journal what it ended as.
+
+        Where another worker measures it, wait, and return what that one journals.
+        """
+        while True:
+            trial = self.try_unclaimed(planned, space, measure)
+            if trial is not None:
+                self._waited_for = ""
+                return trial
+            for done in self._search.of(_key(_attributes(planned))):
+                if is_done(done):
+                    return _trial(done)
+                self._wait(done)
+
+    def try_unclaimed(
+        self, planned: Planned, space: Space, measure: Measure, *, limit: int | None = None
+    ) -> Trial | None:
+        """Measure one planned placement and journal what it ended as.
+
+        Returns:
+            None where another worker has it, or has had it; or where the search has its trials already.
+
+        Args:
+            planned: what to measure.
+            space: it comes from.
+            measure: measures it.
+            limit: trials that the search may have, those of all workers together and baselines aside.
+        """
+        drawn = parameters(space, planned.placement)
+        ended = self._measured(self._search, _attributes(planned), measure, drawn, limit)
+        return None if ended is None else _trial(ended)
 
     def try_sample(
         self,
@@ -230,7 +224,8 @@ class Journal:
         measure: Measure,
         *,
         at_random: bool = False,
-        fixed: Mapping[str, int | float | str] | None = None,
+        fixed: Fixed | None = None,
+        limit: int | None = None,
     ) -> Trial | None:
         """Let the sampler choose a placement and measure it; None when it chose nothing new.
 
@@ -239,98 +234,131 @@ class Journal:
             measure: measures it.
             at_random: choose without looking at what was best so far.
             fixed: parameters that it may not choose, with their values.
+            limit: see `try_unclaimed`.
         """
-        known = {trial.placement: trial for trial in self.trials()}
-        with storage_errors(self.url):
-            sampler: optuna.samplers.BaseSampler = self._random if at_random else self._tpe
-            if fixed:
-                with warnings.catch_warnings():  # Optuna calls it experimental
-                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    sampler = optuna.samplers.PartialFixedSampler(dict(fixed), sampler)
-            self._search.sampler = sampler
-            trial = self._search.ask()
-            placement = space.sample(trial)
-            if placement is None or placement in known:
-                trial.set_user_attr("skip", "no room" if placement is None else "measured before")
-                self._search.tell(trial, state=TrialState.FAIL)
-                return None
-            for key, value in _attributes(Planned(placement, "sampler")).items():
-                trial.set_user_attr(key, value)
-        return self._finish(trial, placement, measure)
-
-    def _finish(self, trial: optuna.Trial, placement: Placement, measure: Measure) -> Trial:
-        self._measure_into(self._search, trial, placement, measure)
-        with storage_errors(self.url):
-            return _trial(self._search.get_trials(deepcopy=False)[trial.number])
-
-    def _measure_into(
-        self, study: optuna.Study, trial: optuna.Trial, placement: Placement, measure: Measure
-    ) -> None:
-        """Measure and store; when interrupted, end the trial without an outcome, so that it is done again."""
-        began = time.monotonic()
-        try:
-            outcome = measure(placement)
-        except BaseException:
-            with contextlib.suppress(StorageError), storage_errors(self.url):
-                study.tell(trial, state=TrialState.FAIL)
-            raise
-        with storage_errors(self.url):
-            trial.set_user_attr("seconds", time.monotonic() - began)
-            trial.set_user_attr("outcome", outcome.model_dump_json())
-            for key, value in constraints(outcome, self.limits).items():
-                trial.set_constraint(key, value)
-            if isinstance(outcome, Measurement):
-                study.tell(trial, self.objective.values(outcome))
-            elif isinstance(outcome, OutOfMemory | Rejected):
-                # Infeasible, not bad: TPE learns from the constraint; there is no value to learn from.
-                study.tell(trial, state=TrialState.PRUNED)
-            else:
-                study.tell(trial, state=TrialState.FAIL)
+        ended = {trial.number: trial.outcome for trial in self.trials()}
+        known = [
+            Seen(one.params, one.distributions, ended[one.number])
+            for one in self._search.trials()
+            if one.number in ended
+        ]
+        measured = {trial.placement for trial in self.trials()}
+        count, attempt = self._attempt
+        attempt = attempt + 1 if count == len(known) else 0
+        self._attempt = len(known), attempt
+        placement = draw(
+            space,
+            known,
+            self.objective,
+            self.limits,
+            seed=self._seed,
+            attempt=attempt,
+            at_random=at_random,
+            fixed=fixed,
+        )
+        if placement is None or placement in measured | self.claimed():
+            return None
+        return self.try_unclaimed(Planned(placement, "sampler"), space, measure, limit=limit)
 
     # --- confirm ---
 
     def replicates(self, key: str) -> dict[int, tuple[ArmName, Replicate]]:
         """Return the finished replicates of one confirm plan, by position."""
-        with storage_errors(self.url):
-            frozen = self._confirm.get_trials(deepcopy=False)
         return {
             one.user_attrs["position"]: (one.user_attrs["arm"], _replicate(one))
-            for one in frozen
-            if one.user_attrs.get("plan") == key and "outcome" in one.user_attrs
+            for one in self._confirm.trials()
+            if one.user_attrs.get("plan") == key and is_done(one)
         }
 
     def try_replicate(
         self, key: str, position: int, arm: ArmName, placement: Placement, measure: Measure
     ) -> Replicate:
-        """Measure one replicate of an arm at its position in the interleaved order and journal it."""
-        with storage_errors(self.url):
-            trial = self._confirm.ask()
-            attributes = _attributes(Planned(placement, "baseline", arm)) | {
-                "plan": key,
-                "position": position,
-            }
-            for name, value in attributes.items():
-                trial.set_user_attr(name, value)
-        self._measure_into(self._confirm, trial, placement, measure)
-        with storage_errors(self.url):
-            return _replicate(self._confirm.get_trials(deepcopy=False)[trial.number])
+        """Measure one replicate of an arm at its position in the interleaved order and journal it.
+
+        Where another worker measures it, wait, and return what that one journals.
+        """
+        attributes = _attributes(Planned(placement, "baseline", arm)) | {"plan": key, "position": position}
+        while True:
+            ended = self._measured(self._confirm, attributes, measure)
+            if ended is not None:
+                self._waited_for = ""
+                return _replicate(ended)
+            for one in self._confirm.of((key, position)):
+                if is_done(one):
+                    return _replicate(one)
+                self._wait(one)
 
     def seconds(self) -> float:
         """Return the time spent in servers so far, all sessions together."""
-        with storage_errors(self.url):
-            frozen = [*self._search.get_trials(deepcopy=False), *self._confirm.get_trials(deepcopy=False)]
+        frozen = [*self._search.trials(), *self._confirm.trials()]
         return float(sum(one.user_attrs.get("seconds", 0.0) for one in frozen))
 
+    # --- measuring ---
 
-def constraints(outcome: Outcome, limits: Limits) -> dict[str, float]:
-    """Return what Optuna's samplers take as constraints: above 0 is infeasible.
+    def _measured(
+        self,
+        claims: Claims,
+        attributes: Mapping[str, Any],
+        measure: Measure,
+        drawn: Parameters = ({}, {}),
+        limit: int | None = None,
+    ) -> FrozenTrial | None:
+        """Measure and store unless it is another worker's; when interrupted, leave it to be done again."""
+        trial_id = claims.take(attributes, drawn)
+        if trial_id is None:
+            return None
+        if limit is not None and claims.beyond(trial_id, limit):
+            claims.drop(trial_id)
+            return None
+        began = time.monotonic()
+        placement = Placement.model_validate_json(attributes["placement"])
+        with claims.beating(trial_id):
+            try:
+                outcome = self._fatal(claims, attributes) or measure(placement)
+            except BaseException:
+                with contextlib.suppress(StorageError):
+                    claims.give_up(trial_id)
+                raise
+            ended = {"seconds": time.monotonic() - began, "outcome": outcome.model_dump_json()}
+            try:
+                return claims.finish(trial_id, ended)
+            except (StorageError, KeyboardInterrupt) as error:
+                line = self._keep({**attributes, "worker": claims.worker, **ended})
+                if isinstance(error, StorageError):
+                    raise StorageError(error.what, error.why, f"{error.next_step} {line}".strip()) from error
+                self._say(line)
+                raise
 
-    "memory" is 1 for what ran out of memory or broke the ceiling, whatever the size (how much it would have
-    needed is not known). The others are those of the limits, for measurements.
-    """
-    if isinstance(outcome, Measurement):
-        return {"memory": 0.0, **limits.violations(outcome)}
-    return {"memory": 1.0} if isinstance(outcome, OutOfMemory | Rejected) else {}
+    def _fatal(self, claims: Claims, attributes: Mapping[str, Any]) -> Crashed | None:
+        """Return the outcome of a placement that kills whoever measures it, or None."""
+        deaths = claims.deaths(_key(attributes)) if self.shared else 0
+        if deaths < MOST_DEATHS:
+            return None
+        return Crashed(exit_code=None, detail=f"{deaths} hottune workers died while they measured this")
+
+    def _keep(self, record: Mapping[str, Any]) -> str:
+        """Write what the storage did not take to a file that the next run takes in; say what became of it."""
+        if self._unsaved_path is None:
+            return "The last measurement is lost."
+        try:
+            unsaved.save(self._unsaved_path, record)
+        except OSError as cause:
+            return f"The last measurement is lost: {self._unsaved_path} cannot be written ({cause})."
+        return f"The last measurement is kept in {self._unsaved_path}; the same command stores it."
+
+    def _wait(self, trial: FrozenTrial) -> None:
+        """Wait a little for another worker, and say so once."""
+        who = trial.user_attrs.get("worker", "another worker")
+        line = f"Waiting for {who}, which measures {_placement(trial).label()}."
+        if line != self._waited_for:
+            self._say(line)
+            self._waited_for = line
+        time.sleep(LOOK_AGAIN_S)
+
+    def _values(self, attributes: Mapping[str, Any]) -> list[float] | None:
+        text = attributes.get("outcome")
+        outcome = None if text is None else OUTCOME_ADAPTER.validate_json(text)
+        return self.objective.values(outcome) if isinstance(outcome, Measurement) else None
 
 
 def _attributes(planned: Planned) -> dict[str, Any]:
@@ -338,8 +366,19 @@ def _attributes(planned: Planned) -> dict[str, Any]:
         "placement": planned.placement.model_dump_json(),
         "origin": planned.origin,
         "arm": planned.arm,
+        "repeat": planned.repeat,
         "started": datetime.now(UTC).isoformat(),
     }
+
+
+def _key(attributes: Mapping[str, Any]) -> Key:
+    key = key_of(attributes)
+    assert key is not None
+    return key
+
+
+def _outcome(frozen: FrozenTrial) -> Outcome:
+    return OUTCOME_ADAPTER.validate_json(frozen.user_attrs["outcome"])
 
 
 def _placement(frozen: FrozenTrial) -> Placement:
@@ -353,9 +392,10 @@ def _trial(frozen: FrozenTrial) -> Trial:
         arm=cast("ArmName | None", attributes["arm"]),
         origin=cast(Origin, attributes["origin"]),
         placement=_placement(frozen),
-        outcome=OUTCOME_ADAPTER.validate_json(attributes["outcome"]),
+        outcome=_outcome(frozen),
         started=datetime.fromisoformat(attributes["started"]),
         seconds=attributes["seconds"],
+        worker=attributes.get("worker", ""),
     )
 
 
@@ -363,5 +403,6 @@ def _replicate(frozen: FrozenTrial) -> Replicate:
     return Replicate(
         position=frozen.user_attrs["position"],
         started=datetime.fromisoformat(frozen.user_attrs["started"]),
-        outcome=OUTCOME_ADAPTER.validate_json(frozen.user_attrs["outcome"]),
+        outcome=_outcome(frozen),
+        worker=frozen.user_attrs.get("worker", ""),
     )

@@ -1,4 +1,4 @@
-"""One live process for each study on this machine: a lock that the kernel lets go when its holder dies."""
+"""One live process for a study, or a GPU: a lock that the kernel lets go when its holder dies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from hottune.errors import StorageError, StudyBusyError
 
 
 @contextmanager
-def study_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file of a study; it carries the holder's process id for people to read.
+def study_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file of a study or a GPU; it carries the holder's process id for people to read.
 
     The file stays behind: removing it would race with the next holder.
+
+    Args:
+        path: of the lock file.
+        what: it stands for, as the subject of the message.
 
     Raises:
         StudyBusyError: another live process holds it.
@@ -32,9 +36,9 @@ def study_lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             raise StudyBusyError(
-                f"The study '{path.stem}' is being run by another hottune (process {holder}).",
+                f"{what} is in use by another hottune (process {holder}).",
                 "Two runs at once would disturb each other's measurements.",
-                "Wait for it, stop it, or give this run its own --study name.",
+                "Wait for it or stop it.",
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())

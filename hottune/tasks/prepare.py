@@ -22,6 +22,7 @@ from hottune.placement import Placement
 from hottune.progress import NoProgress, Progress
 from hottune.search import space as spaces
 from hottune.search.space import Space
+from hottune.tasks.fingerprint import fingerprint
 from hottune.tasks.settings import RunConfig
 from hottune.units import format_bytes, mib
 from hottune.workload.facts import Workload
@@ -81,8 +82,7 @@ class Plan:
         base = self.space.base
         return {
             "model": self.model.fingerprint,
-            "machine": [self.machine.system, self.machine.cpu.name, self.machine.cpu.logical_cores],
-            "gpu": [self.gpu.name, "" if self.gpu.virtual else round(self.gpu.vram_total_mib)],
+            "machine": fingerprint(self.machine, self.gpu),
             "ceiling": self.config.vram_mib or f"free - {self.config.headroom_mib:.0f} MiB",
             # As asked for, not as it is: what is free, and so whether a ballast is worth it, changes.
             "ballast": self.config.ballast and self.config.vram_mib is not None and not self.gpu.virtual,

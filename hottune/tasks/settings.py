@@ -46,6 +46,12 @@ class RunConfig(BaseModel):
     objective: Objective = Objective.TURN
     study: str | None = Field(default=None, description="name; None = made from what is measured on what")
     storage: str | None = Field(default=None, description="Optuna URL; None = <studies_dir>/<name>.db")
+    worker: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="name among the processes that share the study; None = by host and GPU",
+    )
     quick: bool = False
     time_budget_s: float | None = Field(default=None, gt=0)
     port: int | None = Field(default=None, ge=1, le=65535)

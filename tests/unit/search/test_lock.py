@@ -14,7 +14,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from hottune.search.lock import study_lock
-with study_lock(Path(sys.argv[1])):
+with study_lock(Path(sys.argv[1]), 'mine'):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -26,18 +26,21 @@ def test_a_second_process_is_told_who_holds_the_study_and_a_killed_one_holds_not
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StudyBusyError, match=rf"'mine'.*{holder.pid}"), study_lock(path):
+        with (
+            pytest.raises(StudyBusyError, match=rf"'mine'.*{holder.pid}"),
+            study_lock(path, "The study 'mine'"),
+        ):
             pass
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()  # type: ignore[union-attr]
-    with study_lock(path):
+    with study_lock(path, "The study 'mine'"):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
 def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "mine.lock"
     for _ in range(2):
-        with study_lock(path):
+        with study_lock(path, "The study 'mine'"):
             assert path.exists()
