@@ -162,6 +162,11 @@ def activity(text: str) -> str:
     return "starting"
 
 
+def loaded(text: str) -> bool:
+    """Tell whether the log has the line that follows all of those about loading."""
+    return "model loaded" in text
+
+
 def loading_weights(text: str) -> bool:
     """Tell whether the log stands between the first and the last weight."""
     return "loading model tensors" in text and "constructing llama_context" not in text

@@ -30,6 +30,8 @@ from hottune.units import MIB
 _SLOWEST_LOAD_MIB_S = 50
 _LOAD_TIMEOUT_FLOOR_S = 120.0
 _POLL_S = 0.1
+#: How far the log may lag behind the server's health on a busy machine.
+_LOG_LAG_S = 10.0
 _CANNOT_BIND = "couldn't bind HTTP server socket"
 
 __all__ = [
@@ -241,7 +243,7 @@ def launch(
             limit_s = load_timeout_s if load_timeout_s is not None else _load_limit_s(model)
             _wait_healthy(server, model, limit_s, on_progress)
             server.load_s = time.monotonic() - started
-            refused = check_loaded(loadlog.parse(server.log_text()), placement, gpu)
+            refused = _check_log(server, placement, gpu)
             if refused is not None:
                 raise LaunchFailed(refused.model_copy(update={"log_tail": server.log_tail()}))
             yield server
@@ -356,6 +358,21 @@ def _wait_healthy(
                 told = now
                 on_progress(now)
             time.sleep(_POLL_S)
+
+
+def _check_log(server: Server, placement: Placement, gpu: Gpu | None) -> NotEngaged | None:
+    """Compare what was asked for with the log, once it is written.
+
+    llama.cpp writes its log in a thread of its own: on a busy machine the server is healthy while lines of
+    loading are still to come.
+    """
+    deadline = time.monotonic() + _LOG_LAG_S
+    while True:
+        text = server.log_text()
+        refused = check_loaded(loadlog.parse(text), placement, gpu)
+        if refused is None or loadlog.loaded(text) or time.monotonic() > deadline:
+            return refused
+        time.sleep(_POLL_S / 4)
 
 
 def _progress(server: Server, model: ModelFile) -> str:

@@ -42,6 +42,11 @@ def test_a_run_ends_with_baselines_trials_a_confirmed_winner_and_its_files(comma
     assert arms["hot"]["placement"] != arms["hot-2"]["placement"]
     assert report["confirmation"] == {"rounds": 2, "level": 0.95, "ended": "fixed"}
     assert all(arm["text_equal"] for arm in arms.values())
+    assert all(arm["scored_positions"] == 64 for arm in arms.values()), ended.stderr
+    assert all(0 <= arm["kld_to_all_cpu"] < 0.01 and arm["same_top_token"] > 0.9 for arm in arms.values())
+    assert all(arm["cold_turn_s"] > 0 and arm["cold_decode_tok_s"] > 0 for arm in arms.values())
+    assert all(arm["bound_share"] is None for arm in arms.values())
+    assert "virtual GPU" in report["roofline"]["reason"]
     assert report["winner"]["arm"] in arms
     assert sum(1 for trial in report["trials"] if trial["arm"] is None) == 3
     outcomes = [one["outcome"] for arm in arms.values() for one in arm["replicates"]]

@@ -31,8 +31,8 @@ from hottune.placement import Placement
 FAKE = """\
 #!{python}
 import http.server, json, os, signal, sys, threading, time
-LOG, READY_AFTER, STATS = {log!r}, {ready_after!r}, {stats!r}
-print(LOG, flush=True)
+LOG, READY_AFTER, STATS, LATE_S = {log!r}, {ready_after!r}, {stats!r}, {late_s!r}
+threading.Timer(LATE_S, print, [LOG], dict(flush=True)).start() if LATE_S else print(LOG, flush=True)
 began = time.monotonic()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -76,8 +76,16 @@ class Bench:
         path.chmod(0o755)
         return path
 
-    def healthy(self, log: str, *, ready_after: float = 0.0, stats: dict[str, Any] | None = None) -> Path:
-        return self.program(FAKE.format(python=sys.executable, log=log, ready_after=ready_after, stats=stats))
+    def healthy(
+        self,
+        log: str,
+        *,
+        ready_after: float = 0.0,
+        stats: dict[str, Any] | None = None,
+        late_s: float = 0.0,
+    ) -> Path:
+        facts = {"log": log, "ready_after": ready_after, "stats": stats, "late_s": late_s}
+        return self.program(FAKE.format(python=sys.executable, **facts))
 
     def dying(self, log: str, exit_code: int) -> Path:
         return self.program(f"#!{sys.executable}\nprint({log!r})\nraise SystemExit({exit_code})\n")
@@ -107,6 +115,19 @@ def bench(tmp_path: Path) -> Bench:
 
 def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
+
+
+def test_a_log_that_lags_behind_the_servers_health_is_waited_for(bench: Bench) -> None:
+    with bench.launch(bench.healthy(observed.HOT, late_s=1.0), gpu=VIRTUAL_GPU) as server:
+        assert server.engagement().gpu_device == "VGPU0"
+
+
+def test_a_log_that_is_complete_is_judged_at_once(bench: Bench) -> None:
+    began = time.monotonic()
+    assert (
+        bench.failure(bench.healthy("srv  llama_server: model loaded"), gpu=VIRTUAL_GPU).kind == "not_engaged"
+    )
+    assert time.monotonic() - began < engine_server._LOG_LAG_S
 
 
 def test_a_server_is_up_inside_the_context_and_gone_after_it(bench: Bench) -> None:
