@@ -29,8 +29,8 @@ from hottune.search.claims import Claims
 from hottune.search.journal import Journal
 from hottune.tasks import surroundings
 
-#: A life ends within this time, at random: some 0 to 10 measurements.
-LONGEST_LIFE_S = 0.8
+#: A life ends within this time, at random: some 0 to 20 measurements.
+LONGEST_LIFE_S = 2.0
 PAUSE_S = 0.01
 #: A life that takes longer than this hangs.
 HANGS_S = 120.0

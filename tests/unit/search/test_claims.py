@@ -1,4 +1,4 @@
-"""Several workers on one study: nothing is measured twice, whatever the interleaving, and no one waits in vain."""
+"""Several workers on one study: nothing is measured twice, and no one waits in vain."""
 
 from __future__ import annotations
 
