@@ -156,6 +156,12 @@ class BadSettingError(HottuneError):
     exit_code = 42
 
 
+class BallastError(HottuneError):
+    """The VRAM above the ceiling cannot be held back: others use the card, or the driver refuses."""
+
+    exit_code = 43
+
+
 # --- study: 50-59 ------------------------------------------------------------------------------------
 
 

@@ -122,6 +122,48 @@ class Engagement(_Frozen):
     fit: FitPlacement | None = None
 
 
+class DuringRun(_Frozen):
+    """What went on around a server while it was driven; None where this machine does not tell."""
+
+    samples: int = Field(default=0, description="times that the GPU was asked for the following six")
+    temperature_max_c: float | None = None
+    sm_clock_mhz: float | None = Field(default=None, description="median")
+    power_w: float | None = Field(default=None, description="mean")
+    throttled: dict[str, float] = Field(
+        default_factory=dict,
+        description="reasons that held the clocks down, each with its share of the samples",
+    )
+    pcie_generation: int | None = Field(default=None, description="highest seen; an idle link is slower")
+    pcie_width: int | None = Field(default=None, description="highest seen, lanes")
+    other_vram_growth_mib: float | None = Field(
+        default=None, description="how much more VRAM other processes held at some time than at the begin"
+    )
+    other_cpu_percent: float | None = Field(
+        default=None, description="CPU time of everybody else, mean, percent of all cores together"
+    )
+    swap_growth_mib: float | None = Field(default=None, description="swap in use, from begin to end")
+
+
+class MachineState(_Frozen):
+    """The machine before a server was started, and while it was driven.
+
+    `waited_s` and what follows it are from the moment before the start. Where a server goes on with another
+    placement (`reused_server`), nothing is waited for.
+    """
+
+    waited_s: float = Field(
+        default=0.0, description="until the GPU was about as cool and idle as before the first server"
+    )
+    settled: bool = Field(default=True, description="false: it was not, and the longest wait was over")
+    temperature_c: float | None = None
+    sm_clock_mhz: float | None = None
+    power_w: float | None = None
+    utilisation_percent: float | None = None
+    vram_used_mib: float | None = Field(default=None, description="by all processes, a ballast included")
+    throttled_by: tuple[str, ...] = Field(default=(), description="why the clocks were held down")
+    during: DuringRun | None = None
+
+
 class Measurement(_Frozen):
     """A server was started, engaged as asked, and all requests succeeded.
 
@@ -161,6 +203,9 @@ class Measurement(_Frozen):
         default=False,
         description="measured in the server of the trial before, its settings changed while it ran: the "
         "search alone does this, and it is no replicate",
+    )
+    machine_state: MachineState | None = Field(
+        default=None, description="the machine before and during this measurement"
     )
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
+from hottune.machine.cooldown import LIMIT_S, QUICK_LIMIT_S
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.progress import Progress
@@ -16,8 +17,10 @@ from hottune.report import save
 from hottune.report.schema import ArmName, Report, Trial, WarningNote
 from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm
 from hottune.search.journal import Journal, Measure, Say
+from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
+from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.result import argv_and_env, make_report
@@ -53,7 +56,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         ui: where progress goes.
         measuring: makes what measures a placement; None = real servers.
     """
-    with opened(plan, ui.say) as (plan, journal):
+    with opened(plan, ui.say) as (plan, journal), ballasted(plan, ui) as plan:
         announce(plan, journal, ui)
         meter = Meter(ui)
         measure = (measuring or real_servers)(plan, meter)
@@ -73,7 +76,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
 def baseline(study: Study, meter: Meter) -> None:
     """Measure all-CPU experts, the best layer offload, and `--fit`."""
     done = sum(1 for trial in study.journal.trials() if trial.arm)
-    meter.stage("Baselines", max(3 * len(study.plan.ubatches), done), done)
+    meter.stage("Baselines", max(2 + len(study.plan.ubatches), done), done)
     study.baselines()
     meter.finish()
 
@@ -193,6 +196,8 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         log_dir=plan.config.cache_dir / "logs" / plan.name,
         port=plan.config.port,
         note=note,
+        ballast=plan.ballast,
+        cooldown_limit_s=QUICK_LIMIT_S if plan.config.quick else LIMIT_S,
     )
 
 
@@ -241,18 +246,20 @@ class Shown:
 
 def dry_run(config: RunConfig) -> tuple[Plan, list[Shown]]:
     """Return the servers that a run would start first: baselines and grid. Starts and builds nothing."""
-    plan = prepare.prepare_for_show(config)
+    plan = as_ballasted(prepare.prepare_for_show(config))
     space = plan.space
-    wanted: list[tuple[str, Placement]] = []
-    for ubatch in space.ubatches:
-        wanted.append(("all-cpu", space.all_cpu(ubatch)))
+    first = max(space.ubatches)
+    wanted: list[tuple[str, Placement]] = [("all-cpu", space.all_cpu(first))]
+    for ubatch in sorted(space.ubatches, reverse=True):
         fewest = space.fewest_cpu_layers(ubatch)
         if fewest < plan.model.shape.n_layers:
             wanted.append(("layers", space.layers(fewest, ubatch)))
-        wanted.append(("fit", space.fit(ubatch)))
-    wanted += [("hot", placement) for placement in space.grid(space.ubatches[0], quick=config.quick)]
+    wanted.append(("fit", space.fit(first)))
+    n_baselines = len(wanted)
+    start = Start(max(space.ubatches), space.base.threads)
+    wanted += [("hot", placement) for placement in foreseen(space, start, quick=config.quick)]
     shown = []
-    for arm, placement in wanted[: 3 * len(space.ubatches) + config.trials_wanted]:
+    for arm, placement in wanted[: n_baselines + config.trials_wanted]:
         argv, env = argv_and_env(plan, placement, config.port or 8080)
         predicted = None if placement.fit else space.predicted_mib(placement)
         shown.append(Shown(arm, placement, predicted, argv, env))

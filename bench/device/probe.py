@@ -13,6 +13,7 @@ from hottune.engine.server import Server
 from hottune.engine.toolchain import find_compiler
 from hottune.errors import BuildFailedError
 from hottune.machine.vram import VramSampler
+from hottune.machine.watch import MachineWatch
 from hottune.models.shape import MoeShape
 from hottune.outcomes import HotStats, Measurement, NotEngaged, Outcome
 from hottune.placement import Placement
@@ -127,8 +128,11 @@ class ProbeBench(Bench):
         self._wanted = placement
         return super().measure(placement.model_copy(update={"hot_k": 0, "stream_from": 0}))
 
-    def _measure_in(self, server: Server, placement: Placement, vram: VramSampler) -> Outcome:
-        outcome = super()._measure_in(server, placement, vram)  # which stops the server: it has no device
+    def _measure_in(
+        self, server: Server, placement: Placement, vram: VramSampler, watch: MachineWatch
+    ) -> Outcome:
+        # This stops the server: it has no device.
+        outcome = super()._measure_in(server, placement, vram, watch)
         if not isinstance(outcome, Measurement) or self._wanted is None:
             return outcome
         server.stop()

@@ -77,6 +77,7 @@ def bench(
     replicates: Annotated[int, typer.Option(min=1, help="Fresh servers, one after another.")] = 1,
     vram: options.Vram = None,
     headroom: options.Headroom = None,
+    ballast: options.Ballast = None,
     gpu: options.Gpu = None,
     workload: options.WorkloadName = None,
     scale: options.Scale = None,
@@ -103,6 +104,7 @@ def bench(
             model=model,
             vram=vram,
             headroom=headroom,
+            ballast=ballast,
             gpu=gpu,
             workload=workload,
             parallel=parallel,
@@ -186,26 +188,36 @@ def _bench(
     quiet: bool,
 ) -> None:
     from hottune import workflow
+    from hottune.report.schema import WarningNote
     from hottune.tasks import prepare
+    from hottune.tasks.ballasted import ballasted
+    from hottune.tasks.conditions import condition_notes
     from hottune.tasks.result import argv_and_env
     from hottune.tasks.show import Meter, outcome_line
+    from hottune.tasks.surroundings import surroundings
 
     progress = make_progress(quiet)
     try:
         plan = prepare.prepare(config, progress)
         shape = plan.model.shape
         placement = _placement(plan.space.base, changes, shape.n_layers, shape.n_experts)
+        warnings = surroundings()
         if plan.gpu.virtual:
             progress.say(prepare.VIRTUAL_LINE)
-        meter = Meter(progress)
-        measure = workflow.real_servers(plan, meter)
-        measure.bench.profile_to = save_profile
-        meter.stage("Bench", replicates)
-        outcomes: list[Outcome] = []
-        for _ in range(replicates):
-            outcomes.append(measure(placement))
-            meter.ended(placement.label(), outcomes[-1])
-        meter.finish()
+        with ballasted(plan, progress) as plan:
+            meter = Meter(progress)
+            measure = workflow.real_servers(plan, meter)
+            measure.bench.profile_to = save_profile
+            meter.stage("Bench", replicates)
+            outcomes: list[Outcome] = []
+            for _ in range(replicates):
+                outcomes.append(measure(placement))
+                meter.ended(placement.label(), outcomes[-1])
+            meter.finish()
+        found = condition_notes(plan, [one for one in outcomes if isinstance(one, Measurement)])
+        warnings += [WarningNote(code=code, text=text) for code, text in found]
+        for one in warnings:
+            progress.say(f"Warning: {one.text}")
     finally:
         close(progress)
     argv, env = argv_and_env(plan, placement, config.port or 8080)
@@ -215,10 +227,12 @@ def _bench(
             {
                 "model": plan.model.name,
                 "ceiling_mib": plan.ceiling_mib,
+                "ballast": plan.ballast.facts if plan.ballast else None,
                 "placement": placement,
                 "argv": argv,
                 "env": env,
                 **_summary(outcomes),
+                "warnings": warnings,
                 "outcomes": outcomes,
                 "error": error_facts(error) if error else None,
             }

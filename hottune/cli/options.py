@@ -31,6 +31,13 @@ Headroom = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="VRAM left free when --vram is not given. Default: 512MiB."),
 ]
+Ballast = Annotated[
+    bool | None,
+    typer.Option(
+        "--ballast/--no-ballast",
+        help="With --vram on a larger card: hold the rest of its memory. Default: yes, where CUDA is.",
+    ),
+]
 Gpu = Annotated[
     int | None, typer.Option(metavar="N", help="Which GPU, by NVML's number. Default: most free.")
 ]
@@ -107,6 +114,8 @@ def run_config(
     """
     from pydantic import ValidationError
 
+    if settings.get("ballast") and vram is None:
+        raise BadSettingError("--ballast without --vram does nothing.", next_step="Add --vram, say 12GiB.")
     given = Path(model).expanduser()
     settings["vram_mib"] = None if vram is None else size_mib(vram, "--vram")
     settings["headroom_mib"] = None if headroom is None else size_mib(headroom, "--headroom")

@@ -21,6 +21,7 @@ def run(
     model: options.Model,
     vram: options.Vram = None,
     headroom: options.Headroom = None,
+    ballast: options.Ballast = None,
     gpu: options.Gpu = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Baselines, five placements, winner measured twice.")
@@ -83,6 +84,7 @@ def run(
             model=model,
             vram=vram,
             headroom=headroom,
+            ballast=ballast,
             gpu=gpu,
             quick=quick or None,
             recipe=recipe,

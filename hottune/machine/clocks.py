@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hottune.machine.facts import Gpu
 from hottune.machine.nvml import NvmlUnavailable, ask, nvml
+from hottune.units import mib
 
 #: NVML's reasons that slow a busy card down, in our words. "Idle" and user-set clocks are no throttling.
 _THROTTLE_REASONS = {
@@ -27,6 +28,10 @@ class GpuState(BaseModel):
     temperature_c: float | None = None
     sm_clock_mhz: float | None = None
     sm_clock_max_mhz: float | None = None
+    power_w: float | None = None
+    utilisation_percent: float | None = Field(default=None, description="time with work, of the last moments")
+    pcie_generation: int | None = Field(default=None, description="of the link now; it idles slower")
+    pcie_width: int | None = Field(default=None, description="lanes of the link now")
     vram_used_mib: float | None = Field(default=None, description="by all processes together")
     throttled_by: tuple[str, ...] = Field(default=(), description="why the clocks are held down, if they are")
 
@@ -37,28 +42,34 @@ def gpu_state(gpu: Gpu) -> GpuState:
         return GpuState()
     try:
         with nvml() as module:
-            return _ask_state(module, gpu.index)
+            return ask_state(module, gpu.index)
     except NvmlUnavailable:
         return GpuState()
 
 
-def _ask_state(module: Any, index: int) -> GpuState:
+def ask_state(module: Any, index: int) -> GpuState:
+    """Return the state of GPU `index`, asked through an NVML that is already open (`nvml.nvml`)."""
     handle = ask(module, lambda: module.nvmlDeviceGetHandleByIndex(index), None)
     if handle is None:
         return GpuState()
-    memory = ask(module, lambda: module.nvmlDeviceGetMemoryInfo(handle), None)
-    reasons = ask(module, lambda: module.nvmlDeviceGetCurrentClocksEventReasons(handle), None)
+
+    def number(name: str, *more: Any) -> Any:
+        return ask(module, lambda: getattr(module, name)(handle, *more), None)
+
+    reasons = number("nvmlDeviceGetCurrentClocksEventReasons")
     if reasons is None:  # the name before driver 535
-        reasons = ask(module, lambda: module.nvmlDeviceGetCurrentClocksThrottleReasons(handle), 0)
+        reasons = number("nvmlDeviceGetCurrentClocksThrottleReasons")
+    memory, rates = number("nvmlDeviceGetMemoryInfo"), number("nvmlDeviceGetUtilizationRates")
+    milliwatts = number("nvmlDeviceGetPowerUsage")
     return GpuState(
-        temperature_c=ask(
-            module, lambda: module.nvmlDeviceGetTemperature(handle, module.NVML_TEMPERATURE_GPU), None
-        ),
-        sm_clock_mhz=ask(module, lambda: module.nvmlDeviceGetClockInfo(handle, module.NVML_CLOCK_SM), None),
-        sm_clock_max_mhz=ask(
-            module, lambda: module.nvmlDeviceGetMaxClockInfo(handle, module.NVML_CLOCK_SM), None
-        ),
-        vram_used_mib=None if memory is None else memory.used / (1024 * 1024),
+        temperature_c=number("nvmlDeviceGetTemperature", module.NVML_TEMPERATURE_GPU),
+        sm_clock_mhz=number("nvmlDeviceGetClockInfo", module.NVML_CLOCK_SM),
+        sm_clock_max_mhz=number("nvmlDeviceGetMaxClockInfo", module.NVML_CLOCK_SM),
+        power_w=None if milliwatts is None else milliwatts / 1000,
+        utilisation_percent=None if rates is None else rates.gpu,
+        pcie_generation=number("nvmlDeviceGetCurrPcieLinkGeneration"),
+        pcie_width=number("nvmlDeviceGetCurrPcieLinkWidth"),
+        vram_used_mib=None if memory is None else mib(memory.used),
         throttled_by=_reasons(module, int(reasons or 0)),
     )
 

@@ -58,7 +58,16 @@ def probe_cpu(root: Path = _ROOT) -> Cpu:
         physical_cores=_physical_cores(usable, root),
         logical_cores=len(usable),
         features=tuple(name for name in _X86_FEATURES + _ARM_FEATURES if name in flags),
+        governor=_governor(usable, root),
+        numa_nodes=len(list(root.glob("sys/devices/system/node/node[0-9]*"))) or None,
     )
+
+
+def _governor(usable: set[int], root: Path) -> str:
+    """Return the frequency governor of the usable CPUs, or several, sorted; "" where none is told."""
+    folder = root / "sys/devices/system/cpu"
+    found = {(read_text(folder / f"cpu{cpu}/cpufreq/scaling_governor") or "").strip() for cpu in usable}
+    return ", ".join(sorted(found - {""}))
 
 
 def usable_cpus() -> set[int]:

@@ -16,6 +16,15 @@ _BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC: a waiting thread sleeps, and s
 _STATES = {3: "the driver is not initialized", 100: "no CUDA device is visible", 2: "out of memory"}
 
 
+def driver_is_here() -> bool:
+    """Tell whether the driver library can be loaded; loading alone takes no GPU memory."""
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
 class CudaUnavailable(Exception):
     """The driver cannot be used, or one of its functions failed; the message says which and why."""
 

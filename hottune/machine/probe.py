@@ -5,9 +5,11 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+from hottune.machine.confinement import confinement
 from hottune.machine.cpu import probe_cpu
 from hottune.machine.facts import Gpu, Machine
 from hottune.machine.memory import host_memory_mib
+from hottune.machine.modules import ram_speed
 from hottune.machine.nvml import NvmlUnavailable, ask, nvml, text
 from hottune.units import mib
 
@@ -23,6 +25,8 @@ def probe_machine() -> Machine:
         cpu=probe_cpu(),
         ram_total_mib=total_mib,
         ram_available_mib=available_mib,
+        ram_speed=ram_speed(),
+        confinement=confinement(),
         gpus=gpus,
         notes=notes,
     )
@@ -68,6 +72,11 @@ def _ask_one(module: Any, index: int, driver: str) -> Gpu:
     memory = module.nvmlDeviceGetMemoryInfo(handle)
     generation = ask(module, lambda: module.nvmlDeviceGetCurrPcieLinkGeneration(handle), 0)
     width = ask(module, lambda: module.nvmlDeviceGetCurrPcieLinkWidth(handle), 0)
+    best = (
+        ask(module, lambda: module.nvmlDeviceGetMaxPcieLinkGeneration(handle), 0),
+        ask(module, lambda: module.nvmlDeviceGetMaxPcieLinkWidth(handle), 0),
+    )
+    milliwatts = ask(module, lambda: module.nvmlDeviceGetEnforcedPowerLimit(handle), None)
     capability = ask(module, lambda: module.nvmlDeviceGetCudaComputeCapability(handle), None)
     return Gpu(
         index=index,
@@ -76,6 +85,13 @@ def _ask_one(module: Any, index: int, driver: str) -> Gpu:
         vram_total_mib=mib(memory.total),
         vram_free_mib=mib(memory.free),
         driver=driver,
-        pcie=f"gen{generation} x{width}" if generation and width else "",
+        pcie=link(generation, width),
+        pcie_max=link(*best),
+        power_limit_w=None if milliwatts is None else milliwatts / 1000,
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else "",
     )
+
+
+def link(generation: int | None, width: int | None) -> str:
+    """Return a PCIe link in words, 'gen5 x16'; "" when either is not known."""
+    return f"gen{generation} x{width}" if generation and width else ""

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hottune.engine.facts import EngineBuild
+from hottune.machine.ballast import Ballast
 from hottune.machine.facts import Machine
 from hottune.models.shape import ModelFile
 from hottune.outcomes import Outcome
@@ -164,6 +165,9 @@ class Report(_Model):
     study: str = Field(description="name of the study")
     objective: str = Field(description="what the search minimised, for example 'turn_s (document)'")
     ceiling_mib: float = Field(description="VRAM ceiling that every arm had")
+    ballast: Ballast | None = Field(
+        default=None, description="what held the VRAM above the ceiling; None = nothing did"
+    )
     model: ModelFile
     machine: Machine
     engine: EngineBuild

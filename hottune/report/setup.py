@@ -21,11 +21,11 @@ def setup(report: Report) -> list[tuple[str, str]]:
     warm = lengths[work.warmup_requests :] or lengths
     return [
         ("GPU", _gpu(report)),
-        ("VRAM ceiling", f"{_mib(report.ceiling_mib)}, the same for every arm"),
+        ("VRAM ceiling", f"{_mib(report.ceiling_mib)}, the same for every arm{_ballast(report)}"),
         (
             "CPU and RAM",
             f"{cpu.name}, {cpu.physical_cores} cores ({cpu.logical_cores} threads), "
-            f"{_mib(report.machine.ram_total_mib)}",
+            f"{_mib(report.machine.ram_total_mib)}{_host(report)}",
         ),
         ("Model", f"{model.name}, {format_bytes(model.size_bytes)}{_kind(model)}"),
         (
@@ -61,6 +61,17 @@ def _mib(amount: float) -> str:
     return format_bytes(amount * MIB)
 
 
+def _ballast(report: Report) -> str:
+    return f"; a ballast held {_mib(report.ballast.held_mib)} of the card" if report.ballast else ""
+
+
+def _host(report: Report) -> str:
+    """Return what is known of memory speed, governor and confinement, each after a comma."""
+    machine = report.machine
+    words = [machine.ram_speed, machine.cpu.governor and f"governor {machine.cpu.governor}"]
+    return "".join(f", {word}" for word in [*words, machine.confinement] if word)
+
+
 def _gpu(report: Report) -> str:
     if is_virtual(report):
         return "virtual (computes on the CPU, with a memory cap)"
@@ -70,7 +81,7 @@ def _gpu(report: Report) -> str:
             for part in (
                 gpu.name,
                 _mib(gpu.vram_total_mib),
-                gpu.pcie and f"PCIe {gpu.pcie}",
+                (gpu.pcie_max or gpu.pcie) and f"PCIe {gpu.pcie_max or gpu.pcie}",
                 gpu.driver and f"driver {gpu.driver}",
             )
             if part

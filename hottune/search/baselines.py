@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
@@ -16,21 +17,62 @@ BASELINES: tuple[ArmName, ...] = ("all-cpu", "layers", "fit")
 
 Attempt = Callable[[ArmName, Placement], Outcome]
 CurrentSpace = Callable[[], Space]
+Cost = Callable[[Measurement], float]
 
 
-def measure_baselines(space: CurrentSpace, attempt: Attempt) -> None:
-    """Measure every baseline at every ubatch of the space.
+def measure_baselines(space: CurrentSpace, attempt: Attempt, cost: Cost) -> None:
+    """Measure every baseline, each with settings as good for it as hottune searches for its own.
+
+    All-CPU experts first: they say what the memory model gets wrong. Layer offload at every ubatch of the
+    space, then at other numbers of threads; what is best for it, all-CPU experts and `--fit` get as well.
 
     Args:
         space: returns the space as corrected by everything measured so far.
         attempt: measures (or recalls) one placement of a baseline and journals it.
+        cost: of a measurement by the objective; lower is better.
     """
-    for ubatch in space().ubatches:
-        attempt("all-cpu", space().all_cpu(ubatch))
-    for ubatch in space().ubatches:
-        _best_layers(space, ubatch, attempt)
-    for ubatch in space().ubatches:
-        attempt("fit", space().fit(ubatch))
+    found: dict[Placement, float] = {}
+
+    def tried(arm: ArmName, placement: Placement) -> Outcome:
+        outcome = attempt(arm, placement)
+        if isinstance(outcome, Measurement):
+            found[placement] = cost(outcome)
+        return outcome
+
+    ubatches = space().ubatches
+    first = max(ubatches)
+    tried("all-cpu", space().all_cpu(first))
+    for ubatch in sorted(ubatches, reverse=True):
+        _best_layers(space, ubatch, tried)
+    layers = {placement: value for placement, value in found.items() if placement.n_cpu_moe < _full(space)}
+    if layers:
+        best = min(layers, key=lambda placement: layers[placement])
+        best = _best_threads(space, best, layers[best], tried, found)
+        tried("all-cpu", space().all_cpu(best.ubatch, best.threads))
+        tried("fit", space().fit(best.ubatch, best.threads))
+        return
+    for ubatch in ubatches:  # no layer fits
+        tried("all-cpu", space().all_cpu(ubatch))
+        tried("fit", space().fit(ubatch))
+
+
+def _full(space: CurrentSpace) -> int:
+    return space().shape.n_layers
+
+
+def _best_threads(
+    space: CurrentSpace, best: Placement, least: float, tried: Attempt, found: dict[Placement, float]
+) -> Placement:
+    """Go on with fewer threads as long as that is faster; return the best placement."""
+    for threads in space().threads:
+        if threads >= best.threads:
+            continue
+        fewer = best.model_copy(update={"threads": threads})
+        tried("layers", fewer)
+        if found.get(fewer, math.inf) >= least:
+            break
+        best, least = fewer, found[fewer]
+    return best
 
 
 def _best_layers(space: CurrentSpace, ubatch: int, attempt: Attempt) -> None:

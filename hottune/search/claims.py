@@ -37,6 +37,7 @@ BEAT_AGAIN_S = 1.0
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 Key = tuple[str, int] | str
+End = tuple[TrialState, list[float] | None]
 Parameters = tuple[Mapping[str, Any], Mapping[str, BaseDistribution]]
 
 
@@ -62,14 +63,14 @@ class Claims:
         study_id: the storage's number of it.
         patience: asks the storage.
         worker: name of this process, stored with what it measures.
-        value_of: what is optimised, of a trial's attributes; None where they have no measurement.
+        end_of: how a trial with these attributes ends in Optuna's words: its state and its values.
     """
 
     storage: Storage
     study_id: int
     patience: Patience
     worker: str
-    value_of: Callable[[Mapping[str, Any]], float | None]
+    end_of: Callable[[Mapping[str, Any]], End]
     #: Trials whose worker was silent when looked at before, and when that was.
     _silent: dict[int, float] = field(default_factory=dict)
     _outages_seen: int = 0
@@ -208,12 +209,8 @@ class Claims:
         """Add a trial that was measured while it could not be stored, unless its key is done by now."""
         key = key_of(attributes)
         assert key is not None
-        value = self.value_of(attributes)
-        finished = optuna.trial.create_trial(
-            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-            value=value,
-            user_attrs=dict(attributes),
-        )
+        state, values = self.end_of(attributes)
+        finished = optuna.trial.create_trial(state=state, values=values, user_attrs=dict(attributes))
 
         def once() -> None:
             if not any(is_done(one) for one in self.of(key)):
@@ -251,11 +248,8 @@ class Claims:
             with contextlib.suppress(UpdateFinishedTrialError):
                 for name, content in attributes.items():
                     self.storage.set_trial_user_attr(trial_id, name, content)
-                value = self.value_of(self.storage.get_trial(trial_id).user_attrs)
-                if value is None:
-                    self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
-                else:
-                    self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+                state, values = self.end_of(self.storage.get_trial(trial_id).user_attrs)
+                self.storage.set_trial_state_values(trial_id, state, values)
 
         self.patience(once)
 

@@ -7,7 +7,8 @@ have drawn undisturbed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,12 +19,16 @@ from hottune.placement import Placement
 from hottune.search.claims import Parameters
 from hottune.search.space import Space
 
-STARTUP_TRIALS = 10
+#: Trials that TPE wants to see before it models: those of the structured plan count.
+STARTUP_TRIALS = 6
 
 Direction = Literal["minimize", "maximize"]
+Fixed = Mapping[str, int | float | str]
 
 
-def sampler(seed: int, n_known: int, attempt: int, *, at_random: bool) -> optuna.samplers.BaseSampler:
+def sampler(
+    seed: int, n_known: int, attempt: int, *, at_random: bool, fixed: Fixed | None = None
+) -> optuna.samplers.BaseSampler:
     """Return the sampler of one draw.
 
     Args:
@@ -31,41 +36,45 @@ def sampler(seed: int, n_known: int, attempt: int, *, at_random: bool) -> optuna
         n_known: placements that were known before it.
         attempt: draws since then that led to nothing new.
         at_random: do not look at what was best so far.
+        fixed: parameters that it may not choose, with their values.
     """
     (drawn,) = np.random.SeedSequence((seed % 2**63, n_known, attempt)).generate_state(1)
-    if at_random:
-        return optuna.samplers.RandomSampler(seed=int(drawn))
-    return optuna.samplers.TPESampler(seed=int(drawn), multivariate=False, n_startup_trials=STARTUP_TRIALS)
+    free: optuna.samplers.BaseSampler = (
+        optuna.samplers.RandomSampler(seed=int(drawn))
+        if at_random
+        else optuna.samplers.TPESampler(seed=int(drawn), multivariate=False, n_startup_trials=STARTUP_TRIALS)
+    )
+    if not fixed:
+        return free
+    with warnings.catch_warnings():  # Optuna calls it experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.PartialFixedSampler(dict(fixed), free)
 
 
 def draw(
     space: Space,
     known: Sequence[FrozenTrial],
-    direction: Direction,
+    directions: Sequence[Direction],
     seed: int,
     attempt: int,
     *,
     at_random: bool,
+    fixed: Fixed | None = None,
 ) -> Placement | None:
     """Return a placement that fits, or None where there is no room for what was drawn.
 
     Args:
         space: to draw from.
         known: everything that ended, in order, with the parameters that a sampler would have drawn.
-        direction: of what is optimised.
+        directions: of what is optimised.
         seed: of the study.
         attempt: draws since the last of `known` that led to nothing new.
         at_random: do not look at what was best so far.
+        fixed: parameters that the sampler may not choose, with their values.
     """
-    study = optuna.create_study(
-        direction=direction, sampler=sampler(seed, len(known), attempt, at_random=at_random)
-    )
-    for one in known:
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=one.state, value=one.value, params=one.params, distributions=one.distributions
-            )
-        )
+    chosen_by = sampler(seed, len(known), attempt, at_random=at_random, fixed=fixed)
+    study = optuna.create_study(directions=list(directions), sampler=chosen_by)
+    study.add_trials(known)
     return space.sample(study.ask())
 
 

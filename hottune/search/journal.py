@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hottune.errors import StorageError
-from hottune.outcomes import OUTCOME_ADAPTER, Crashed, Measurement, Outcome
+from hottune.outcomes import OUTCOME_ADAPTER, Crashed, Measurement, Outcome, OutOfMemory, Rejected
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
 from hottune.search import storage as storages
 from hottune.search import unsaved
-from hottune.search.claims import Claims, Key, Parameters, is_done, key_of
-from hottune.search.draw import draw, parameters
-from hottune.search.objective import Objective
+from hottune.search.claims import Claims, End, Key, Parameters, is_done, key_of
+from hottune.search.draw import Fixed, draw, parameters
+from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.space import Space
 from hottune.search.storage import Patience, Storage, open_storage, sqlite_path, storage_errors
 
@@ -65,6 +65,7 @@ class Journal:
         *,
         seed: int = 0,
         settle: bool = True,
+        limits: Limits = NO_LIMITS,
         worker: str = "",
         unsaved_path: Path | None = None,
         say: Say = lambda line: None,
@@ -78,6 +79,7 @@ class Journal:
             seed: of the sampler.
             settle: end trials that an earlier process of this worker left running (SQLite; elsewhere their
                 heartbeat tells), and take in what it could not store. False only to read.
+            limits: what a placement must keep; the sampler learns them as constraints.
             worker: name of this process among those that work on the study.
             unsaved_path: file for measurements that the storage does not take; None = nowhere.
             say: told what is waited for.
@@ -88,6 +90,8 @@ class Journal:
         self.name = name
         self.url = url
         self.objective = objective
+        self.limits = limits
+        self._ended: dict[int, Trial] = {}
         self.shared = sqlite_path(url) is None
         self._seed = seed
         self._attempt = (0, 0)
@@ -100,7 +104,7 @@ class Journal:
             confirm, _ = self._open(storage, name + CONFIRM)
         self._patience = Patience(url, limit_s=storages.OUTAGE_LIMIT_S, say=say)
         self._search, self._confirm = (
-            Claims(storage, number, self._patience, worker, self._value) for number in (self._study, confirm)
+            Claims(storage, number, self._patience, worker, self._end) for number in (self._study, confirm)
         )
         self._storage = storage
         if settle:
@@ -108,9 +112,9 @@ class Journal:
 
     def _open(self, storage: Storage, name: str) -> tuple[int, bool]:
         """Return the storage's number of a study, and whether it was made now, by this very process."""
-        direction = getattr(optuna.study.StudyDirection, self.objective.direction.upper())
+        directions = [optuna.study.StudyDirection[word.upper()] for word in self.objective.directions]
         try:
-            return storage.create_new_study([direction], name), True
+            return storage.create_new_study(directions, name), True
         except optuna.exceptions.DuplicatedStudyError:
             return storage.get_study_id_from_name(name), False
 
@@ -141,7 +145,11 @@ class Journal:
 
     def trials(self) -> list[Trial]:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
-        return [_trial(one) for one in self._search.trials() if is_done(one)]
+        for one in self._search.trials():
+            # What ended never changes, and reading hundreds of outcomes again for each trial takes long.
+            if one.number not in self._ended and is_done(one):
+                self._ended[one.number] = _trial(one)
+        return [self._ended[number] for number in sorted(self._ended)]
 
     def history(self) -> list[tuple[Placement, Outcome]]:
         """Return placement and outcome of everything measured: search and confirm."""
@@ -210,7 +218,13 @@ class Journal:
         return None if ended is None else _trial(ended)
 
     def try_sample(
-        self, space: Space, measure: Measure, *, at_random: bool = False, limit: int | None = None
+        self,
+        space: Space,
+        measure: Measure,
+        *,
+        at_random: bool = False,
+        fixed: Fixed | None = None,
+        limit: int | None = None,
     ) -> Trial | None:
         """Let the sampler choose a placement and measure it; None when it chose nothing new.
 
@@ -218,14 +232,24 @@ class Journal:
             space: to choose from.
             measure: measures it.
             at_random: choose without looking at what was best so far.
+            fixed: parameters that it may not choose, with their values.
             limit: see `try_unclaimed`.
         """
-        known = [one for one in self._search.trials() if is_done(one)]
+        trials = self.trials()
+        known = [self._learnt(one) for one in self._search.trials() if one.number in self._ended]
         count, attempt = self._attempt
         attempt = attempt + 1 if count == len(known) else 0
         self._attempt = len(known), attempt
-        placement = draw(space, known, self.objective.direction, self._seed, attempt, at_random=at_random)
-        if placement is None or placement in {_placement(one) for one in known} | self.claimed():
+        placement = draw(
+            space,
+            known,
+            self.objective.directions,
+            self._seed,
+            attempt,
+            at_random=at_random,
+            fixed=fixed,
+        )
+        if placement is None or placement in {one.placement for one in trials} | self.claimed():
             return None
         return self.try_unclaimed(Planned(placement, "sampler"), space, measure, limit=limit)
 
@@ -324,12 +348,41 @@ class Journal:
             self._waited_for = line
         time.sleep(LOOK_AGAIN_S)
 
-    def _optimised(self, outcome: Outcome) -> float | None:
-        return self.objective.measured(outcome) if isinstance(outcome, Measurement) else None
-
-    def _value(self, attributes: Mapping[str, Any]) -> float | None:
+    def _end(self, attributes: Mapping[str, Any]) -> End:
         text = attributes.get("outcome")
-        return None if text is None else self._optimised(OUTCOME_ADAPTER.validate_json(text))
+        return (
+            (TrialState.FAIL, None) if text is None else self._ended_as(OUTCOME_ADAPTER.validate_json(text))
+        )
+
+    def _ended_as(self, outcome: Outcome) -> End:
+        if isinstance(outcome, Measurement):
+            return TrialState.COMPLETE, self.objective.values(outcome)
+        # Infeasible, not bad: TPE learns from the constraint; there is no value to learn from.
+        infeasible = isinstance(outcome, OutOfMemory | Rejected)
+        return TrialState.PRUNED if infeasible else TrialState.FAIL, None
+
+    def _learnt(self, frozen: FrozenTrial) -> FrozenTrial:
+        """Return what the sampler learns of a trial that ended."""
+        outcome = self._ended[frozen.number].outcome
+        state, values = self._ended_as(outcome)
+        return optuna.trial.create_trial(
+            state=state,
+            values=values,
+            params=frozen.params,
+            distributions=frozen.distributions,
+            constraints=constraints(outcome, self.limits),
+        )
+
+
+def constraints(outcome: Outcome, limits: Limits) -> dict[str, float]:
+    """Return what Optuna's samplers take as constraints: above 0 is infeasible.
+
+    "memory" is 1 for what ran out of memory or broke the ceiling, whatever the size (how much it would have
+    needed is not known). The others are those of the limits, for measurements.
+    """
+    if isinstance(outcome, Measurement):
+        return {"memory": 0.0, **limits.violations(outcome)}
+    return {"memory": 1.0} if isinstance(outcome, OutOfMemory | Rejected) else {}
 
 
 def _attributes(planned: Planned) -> dict[str, Any]:

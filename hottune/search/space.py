@@ -26,6 +26,8 @@ CACHE_SHARE = (0.3, 1.0)
 OOM_STEP = 0.01
 
 NeedMib = Callable[[Placement], float]
+#: Decode speed that the cost model expects, tok/s; only the order of its answers counts.
+Foresee = Callable[[Placement], float]
 
 
 class Suggest(Protocol):
@@ -119,8 +121,9 @@ def _surprise_mib(
 class Space:
     """The placements to choose from.
 
-    `base` holds every setting that all arms share (context, threads, load mode, KV types, batch), with all
-    experts on the CPU.
+    `base` holds every setting that all arms share (context, load mode, KV types, batch), with all experts on
+    the CPU. `threads` are the numbers of CPU threads worth trying, most first; that of `base` is the first
+    choice.
     """
 
     shape: MoeShape
@@ -129,6 +132,8 @@ class Space:
     ubatches: tuple[int, ...]
     bypasses: tuple[int, ...]
     need_mib: NeedMib = field(repr=False)
+    threads: tuple[int, ...] = ()
+    foresee: Foresee | None = field(default=None, repr=False)
     correction: Correction = Correction()
 
     def corrected(self, history: Iterable[tuple[Placement, Outcome]]) -> Space:
@@ -145,17 +150,17 @@ class Space:
 
     # --- baselines ---
 
-    def all_cpu(self, ubatch: int) -> Placement:
+    def all_cpu(self, ubatch: int, threads: int | None = None) -> Placement:
         """Return the placement with every expert in host memory."""
-        return self._plain(self.shape.n_layers, ubatch)
+        return self._plain(self.shape.n_layers, ubatch, threads)
 
-    def fit(self, ubatch: int) -> Placement:
+    def fit(self, ubatch: int, threads: int | None = None) -> Placement:
         """Return the placement that leaves everything to llama.cpp's `--fit`."""
-        return self.base.model_copy(update={"fit": True, "ubatch": ubatch})
+        return self._plain(self.shape.n_layers, ubatch, threads).model_copy(update={"fit": True})
 
-    def layers(self, n_cpu_moe: int, ubatch: int) -> Placement:
+    def layers(self, n_cpu_moe: int, ubatch: int, threads: int | None = None) -> Placement:
         """Return layer offload: the experts of the first `n_cpu_moe` layers in RAM, the rest in VRAM."""
-        return self._plain(n_cpu_moe, ubatch)
+        return self._plain(n_cpu_moe, ubatch, threads)
 
     def fewest_cpu_layers(self, ubatch: int) -> int:
         """Return the smallest `n_cpu_moe` of layer offload that fits; `n_layers` when no layer does."""
@@ -192,43 +197,28 @@ class Space:
         ubatch: int,
         *,
         share: float = 1.0,
+        threads: int | None = None,
         interval: int = DEFAULT_INTERVAL,
         bypass: int | None = None,
         policy: Policy = "lfru",
+        shared: bool = False,
     ) -> Placement | None:
         """Return the placement whose cache takes `share` of the room that is left, or None without room."""
         room = self.max_hot_k(n_cpu_moe, ubatch)
         if room == 0:
             return None
-        hot_k = max(1, round(share * room))
-        return self._hot(n_cpu_moe, hot_k, ubatch, interval, bypass or self.bypasses[0], policy)
+        cached = self._hot(n_cpu_moe, max(1, round(share * room)), ubatch)
+        return cached.model_copy(
+            update={
+                "threads": threads or self.base.threads,
+                "rebalance_interval": interval,
+                "prefill_bypass": bypass or self.bypasses[0],
+                "policy": policy,
+                "shared_budget": shared,
+            }
+        )
 
-    def grid(self, best_ubatch: int, *, quick: bool = False) -> list[Placement]:
-        """Return the placements worth trying before any sampling: what the memory model alone suggests.
-
-        Whole room for the cache; slow and fast rebalancing, another policy, a smaller cache; whole layers and
-        cache mixed. What differs only in the cache's own settings stands together: one server can serve it
-        all. `quick` keeps the five with most to tell.
-
-        Args:
-            best_ubatch: the ubatch of the best baseline; the others get one placement each.
-            quick: fewer.
-        """
-        full = self.shape.n_layers
-        whole = self.hot(full, best_ubatch)
-        fast = self.hot(full, best_ubatch, interval=16)
-        half, *mixed = [self.hot(self._mixed(share, best_ubatch), best_ubatch) for share in (0.5, 0.25, 0.75)]
-        if quick:
-            wanted = [whole, half, fast, *mixed]
-        else:
-            slow = self.hot(full, best_ubatch, interval=240)
-            by_use = self.hot(full, best_ubatch, policy="lru")
-            smaller = self.hot(full, best_ubatch, share=0.6)
-            wanted = [whole, fast, slow, by_use, smaller, half, *mixed]
-            wanted += [self.hot(full, ubatch) for ubatch in self.ubatches if ubatch != best_ubatch]
-        return list(dict.fromkeys(placement for placement in wanted if placement is not None))
-
-    def _mixed(self, layer_share: float, ubatch: int) -> int:
+    def mixed(self, layer_share: float, ubatch: int) -> int:
         """Return the n_cpu_moe that spends `layer_share` of the room for experts on whole layers."""
         moved = self.shape.n_layers - self.fewest_cpu_layers(ubatch)
         return self.shape.n_layers - round(layer_share * moved)
@@ -241,12 +231,23 @@ class Space:
             return None
         n_cpu_moe = draw.suggest_int("n_cpu_moe", fewest, self.shape.n_layers)
         share = draw.suggest_float("cache_share", *CACHE_SHARE)
+        threads = draw.suggest_categorical("threads", self.threads) if self.threads else self.base.threads
+        shared = draw.suggest_categorical("shared_budget", (False, True))
         policy = draw.suggest_categorical("policy", POLICIES)
         interval = DEFAULT_INTERVAL  # it means something to some policies only
         if policy in INTERVAL_POLICIES:
             interval = draw.suggest_int("rebalance_interval", *INTERVALS, log=True)
         bypass = draw.suggest_categorical("prefill_bypass", self.bypasses)
-        return self.hot(n_cpu_moe, ubatch, share=share, interval=interval, bypass=bypass, policy=policy)
+        return self.hot(
+            n_cpu_moe,
+            ubatch,
+            share=share,
+            threads=threads,
+            interval=interval,
+            bypass=bypass,
+            policy=policy,
+            shared=shared,
+        )
 
     def parameters(self, placement: Placement) -> dict[str, int | float | str]:
         """Return what `sample` would have drawn for a hot placement; empty for any other."""
@@ -260,32 +261,21 @@ class Space:
             "cache_share": min(high, max(low, placement.hot_k / room)),
             "policy": placement.policy,
             "prefill_bypass": placement.prefill_bypass,
+            "shared_budget": placement.shared_budget,
         }
+        if self.threads:
+            drawn["threads"] = placement.threads
         if placement.policy in INTERVAL_POLICIES:
             drawn["rebalance_interval"] = placement.rebalance_interval
         return drawn
 
-    def _plain(self, n_cpu_moe: int, ubatch: int) -> Placement:
-        return self.base.model_copy(update={"n_cpu_moe": n_cpu_moe, "ubatch": ubatch})
+    def _plain(self, n_cpu_moe: int, ubatch: int, threads: int | None = None) -> Placement:
+        changes = {"n_cpu_moe": n_cpu_moe, "ubatch": ubatch, "threads": threads or self.base.threads}
+        return self.base.model_copy(update=changes)
 
-    def _hot(
-        self,
-        n_cpu_moe: int,
-        hot_k: int,
-        ubatch: int,
-        interval: int = DEFAULT_INTERVAL,
-        bypass: int = 1,
-        policy: Policy = "lfru",
-    ) -> Placement:
-        return self._plain(n_cpu_moe, ubatch).model_copy(
-            update={
-                "hot_k": hot_k,
-                "rebalance_interval": interval,
-                "prefill_bypass": bypass,
-                "policy": policy,
-                "stream_from": STREAM_FROM,
-            }
-        )
+    def _hot(self, n_cpu_moe: int, hot_k: int, ubatch: int) -> Placement:
+        changes = {"hot_k": hot_k, "stream_from": STREAM_FROM}
+        return self._plain(n_cpu_moe, ubatch).model_copy(update=changes)
 
 
 def plan(
@@ -295,7 +285,9 @@ def plan(
     *,
     ubatches: tuple[int, ...],
     bypasses: tuple[int, ...] = (1,),
+    threads: tuple[int, ...] = (),
     need_mib: NeedMib | None = None,
+    foresee: Foresee | None = None,
 ) -> Space:
     """Make the space of a model under a ceiling.
 
@@ -305,7 +297,9 @@ def plan(
         ceiling_mib: VRAM that a server may use.
         ubatches: physical batch sizes to try; those that cannot fit are dropped.
         bypasses: largest batches, in tokens, that may go through the cache.
+        threads: numbers of CPU threads to try, most first; () = those of `base` alone.
         need_mib: predicted VRAM of a placement; by default the memory model of the `models` room.
+        foresee: decode speed that the cost model expects; None = the search begins without an idea.
 
     Raises:
         CeilingTooSmallError: the model's dense part, KV cache and buffers alone do not fit.
@@ -317,7 +311,16 @@ def plan(
             return estimate(shape, placement).vram_mib
 
     clean = base.model_copy(update={"n_cpu_moe": shape.n_layers, "hot_k": 0, "fit": False})
-    whole = Space(shape, clean, ceiling_mib, tuple(dict.fromkeys(ubatches)), bypasses, need_mib)
+    whole = Space(
+        shape,
+        clean,
+        ceiling_mib,
+        tuple(dict.fromkeys(ubatches)),
+        bypasses,
+        need_mib,
+        threads=tuple(sorted({*threads, base.threads}, reverse=True)) if threads else (),
+        foresee=foresee,
+    )
     fitting = tuple(ubatch for ubatch in whole.ubatches if whole.fits(whole.all_cpu(ubatch)))
     if not fitting:
         least = min(whole.predicted_mib(whole.all_cpu(ubatch)) for ubatch in whole.ubatches)

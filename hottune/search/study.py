@@ -1,4 +1,4 @@
-"""Study: baselines, then what the memory model suggests, then the sampler; all of it resumable."""
+"""Study: baselines, then the structured plan, then the sampler; all of it resumable."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from hottune.placement import Placement
 from hottune.report.schema import ArmName, Trial
 from hottune.search.baselines import BASELINES, measure_baselines
 from hottune.search.journal import Journal, Measure, Planned
-from hottune.search.objective import Objective
+from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.space import Space
+from hottune.search.structure import Known, Start, next_structured
 
 #: The sampler may choose known or impossible placements this often in a row before chance chooses, ...
 DRY_DRAWS = 15
 #: ... and so often before the search ends.
 DRY_DRAWS_IN_ALL = 40
+#: Parameters of the space that need a fresh server.
+RESTART = ("ubatch", "n_cpu_moe", "threads")
+#: Draws that one server serves, if its placement is at most this much slower than the best.
+TRIALS_A_SERVER, PROMISING = 3, 0.1
 
 Watch = Callable[[Trial], None]
 Announce = Callable[[Placement], None]
@@ -32,7 +37,7 @@ class Budget:
 
     Args:
         trials: placements to measure after the baselines.
-        quick: only what the memory model suggests, the five with most to tell first.
+        quick: only the first look of the structured plan.
         spent: says that the time is up; asked between placements.
     """
 
@@ -61,12 +66,13 @@ class Study:
 
     def baselines(self) -> None:
         """Measure every baseline that is not in the journal yet."""
-        measure_baselines(self.space, self._baseline)
+        measure_baselines(self.space, self._baseline, self.objective.cost)
 
     def search(self, budget: Budget) -> None:
         """Measure hot placements until the budget is used up.
 
-        Placements that an earlier process began and did not finish come first.
+        Placements that an earlier process began and did not finish come first, then the structured plan, then
+        the sampler, in the joint space.
         """
         for planned in self.journal.unfinished():
             if (
@@ -76,18 +82,68 @@ class Study:
             ):
                 self._try_unclaimed(planned, budget)
         while not self._done(budget):
-            placement = self._next_of_grid(budget.quick)
+            placement = self.next_structured(quick=budget.quick)
             if placement is None:
                 break
             self._try_unclaimed(Planned(placement, "grid"), budget)
         dry = 0
         while not self._done(budget) and dry < DRY_DRAWS_IN_ALL:
+            space = self.space()
             trial = self.journal.try_sample(
-                self.space(), self.measure, at_random=dry >= DRY_DRAWS, limit=budget.trials
+                space,
+                self.measure,
+                at_random=dry >= DRY_DRAWS,
+                fixed=self._same_server(space, dry),
+                limit=budget.trials,
             )
             dry = 0 if trial else dry + 1
             if trial:
                 self.watch(trial)
+
+    def next_structured(self, *, quick: bool = False) -> Placement | None:
+        """Return what the structured plan wants to know next, or None when it is through."""
+        trials = self.journal.trials()
+        # What another worker is measuring is taken for bad until it is known, so that this one looks elsewhere.
+        claimed = [(placement, None) for placement in self.journal.claimed()]
+        known = Known([*((trial.placement, self._cost(trial)) for trial in trials), *claimed])
+        return next_structured(self.space(), self.start_of_plan(trials), known, quick=quick)
+
+    def start_of_plan(self, trials: list[Trial]) -> Start:
+        """Return the settings that the plan begins with: ubatch and threads of the best baseline."""
+        static = best_of_arms((trial for trial in trials if trial.arm), self.objective)
+        known = [static[arm].placement for arm in ("layers", "all-cpu") if arm in static]
+        space = self.space()
+        if not known:
+            return Start(space.ubatches[0], space.base.threads)
+        return Start(known[0].ubatch, known[0].threads)
+
+    def _cost(self, trial: Trial) -> float | None:
+        """Return a trial's cost; None where it was not measured, or breaks a limit of the study."""
+        if not isinstance(trial.outcome, Measurement) or not self.journal.limits.kept(trial.outcome):
+            return None
+        return self.objective.cost(trial.outcome)
+
+    def _same_server(self, space: Space, dry: int) -> dict[str, int | float | str] | None:
+        """Return the parameters to keep so that the server of the last trial serves the next one, too.
+
+        Starting a server takes longer than driving a workload, so one whose placement is promising serves
+        `TRIALS_A_SERVER` draws; then the sampler is free again, and so it is once it draws nothing new.
+        """
+        hot = [trial for trial in self.searched() if isinstance(trial.outcome, Measurement)]
+        if dry or not hot:
+            return None
+        parameters = space.parameters(hot[-1].placement)
+        restart = {name: value for name, value in parameters.items() if name in RESTART}
+        served = 0
+        for trial in reversed(hot):
+            parameters = space.parameters(trial.placement)
+            if {name: parameters.get(name) for name in restart} != restart:
+                break
+            served += 1
+        costs = [cost for trial in hot if (cost := self._cost(trial)) is not None]
+        last = self._cost(hot[-1])
+        promising = last is not None and last <= min(costs) + PROMISING * abs(min(costs))
+        return restart if restart and promising and served < TRIALS_A_SERVER else None
 
     def searched(self) -> list[Trial]:
         """Return the trials that count against the budget: all but baselines."""
@@ -95,25 +151,11 @@ class Study:
 
     def best(self) -> dict[ArmName, Trial]:
         """Return the best measured trial of every arm that has one; `hot` is the best of the search."""
-        return best_of_arms(self.journal.trials(), self.objective)
+        return best_of_arms(self.journal.trials(), self.objective, self.journal.limits)
 
     def _done(self, budget: Budget) -> bool:
         begun = len(self.searched()) + self.journal.claimed_by_search()
         return begun >= budget.trials or budget.spent()
-
-    def _next_of_grid(self, quick: bool) -> Placement | None:
-        """Return the next placement of the grid; its bounds may have moved since the last one was made."""
-        trials = self.journal.trials()
-        measured = {trial.placement for trial in trials} | self.journal.claimed()
-        tried = sum(1 for trial in trials if trial.origin == "grid")
-        space = self.space()
-        grid = space.grid(self._best_ubatch(trials) or space.ubatches[0], quick=quick)
-        return next((placement for placement in grid[tried:] if placement not in measured), None)
-
-    def _best_ubatch(self, trials: list[Trial]) -> int | None:
-        static = best_of_arms((trial for trial in trials if trial.arm), self.objective)
-        known = [static[arm].placement for arm in ("layers", "all-cpu") if arm in static]
-        return known[0].ubatch if known else None
 
     def _baseline(self, arm: ArmName, placement: Placement) -> Outcome:
         for trial in self.journal.trials():
@@ -133,14 +175,19 @@ class Study:
             self.watch(trial)
 
 
-def best_of_arms(trials: Iterable[Trial], objective: Objective) -> dict[ArmName, Trial]:
-    """Return the best measured trial of each arm, in the report's order of arms."""
-    costs: dict[ArmName, tuple[float, Trial]] = {}
+def best_of_arms(
+    trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LIMITS
+) -> dict[ArmName, Trial]:
+    """Return the best measured trial of each arm, in the report's order of arms.
+
+    What keeps the limits goes before what does not.
+    """
+    costs: dict[ArmName, tuple[tuple[bool, float], Trial]] = {}
     for trial in trials:
         if not isinstance(trial.outcome, Measurement):
             continue
         arm: ArmName = trial.arm or "hot"
-        cost = objective.cost(trial.outcome)
+        cost = (not limits.kept(trial.outcome), objective.cost(trial.outcome))
         if arm not in costs or cost < costs[arm][0]:
             costs[arm] = (cost, trial)
     order: tuple[ArmName, ...] = (*BASELINES, "hot")

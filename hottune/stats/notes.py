@@ -25,6 +25,12 @@ class NoteCode(StrEnum):
     SWAP_IN_USE = "swap-in-use"
     BATTERY = "battery"
     THROTTLED = "throttled"
+    NOT_SETTLED = "not-settled"
+    VRAM_DRIFT = "vram-drift"
+    SWAP_GREW = "swap-grew"
+    CPU_GOVERNOR = "cpu-governor"
+    PCIE_LINK = "pcie-link"
+    BALLAST = "ballast"
 
 
 #: Text of each note: what is the matter, then what to do. Names in braces are the facts it needs.
@@ -62,7 +68,7 @@ _TEXTS: dict[NoteCode, str] = {
         "load mode 'none' and free enough RAM to hold the model."
     ),
     NoteCode.OTHER_LOAD: (
-        "Other programs used {percent} % of the {device} while hottune measured. Close them and run again."
+        "Other programs used {percent} % of the {device} {when}. Close them and run again."
     ),
     NoteCode.SWAP_IN_USE: (
         "{used} of swap are in use, so weights may be read from disk in the middle of an answer. Free RAM, "
@@ -74,6 +80,30 @@ _TEXTS: dict[NoteCode, str] = {
     NoteCode.THROTTLED: (
         "{device} lowered its clocks while hottune measured ({reason}). Improve the cooling or set a lower "
         "power limit on purpose, then run again."
+    ),
+    NoteCode.NOT_SETTLED: (
+        "Before {count} of {total} servers {device} was still hotter or busier than before the first one, "
+        "after {limit_s} s of waiting. Close what else uses it, improve the cooling, and run again."
+    ),
+    NoteCode.VRAM_DRIFT: (
+        "Other programs' share of the memory of {device} changed by up to {amount} while hottune measured, "
+        "so servers did not all find the same room. Keep other programs off the card and run again."
+    ),
+    NoteCode.SWAP_GREW: (
+        "{amount} more went to swap while a server was measured: the memory was too small. Free RAM, or "
+        "choose a smaller model or quantization."
+    ),
+    NoteCode.CPU_GOVERNOR: (
+        "The CPU frequency governor is '{governor}', which may start slowly out of idle. Set 'performance' "
+        "(cpupower frequency-set -g performance, as root) and run again."
+    ),
+    NoteCode.PCIE_LINK: (
+        "The PCIe link of {device} ran at {link}, and {best} is its best: prompts and uploads go through it. "
+        "Look for a riser, a shared slot or a power-saving setting (ASPM) that holds it down."
+    ),
+    NoteCode.BALLAST: (
+        "{held} of {gpu} were held back, so that only the ceiling was free: that copies a small card's "
+        "capacity, not its bandwidth. Compare arms with each other, not with that card."
     ),
 }
 

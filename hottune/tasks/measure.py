@@ -11,12 +11,25 @@ from pathlib import Path
 from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
+from hottune.machine.ballast import Holder
 from hottune.machine.clocks import gpu_state
+from hottune.machine.cooldown import LIMIT_S, Cooldown, Cooled
 from hottune.machine.facts import Gpu
 from hottune.machine.vram import VramSampler
+from hottune.machine.watch import MachineWatch
 from hottune.models.shape import ModelFile
-from hottune.outcomes import Crashed, Measurement, NotEngaged, Outcome, Rejected, RequestSample, TimedOut
+from hottune.outcomes import (
+    Crashed,
+    MachineState,
+    Measurement,
+    NotEngaged,
+    Outcome,
+    Rejected,
+    RequestSample,
+    TimedOut,
+)
 from hottune.placement import Placement, needs_restart
+from hottune.tasks.conditions import with_before
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
 from hottune.workload.summary import measurement
@@ -37,6 +50,7 @@ class Kept:
     server: Server
     placement: Placement
     vram: VramSampler
+    watch: MachineWatch
     ending: ExitStack
 
 
@@ -57,8 +71,16 @@ class Bench:
     profile_to: Path | None = None
     #: More variables for every server: what loads another plug-in than the device.
     extra_env: Mapping[str, str] = field(default_factory=dict)
+    #: What holds the VRAM above the ceiling, where something does.
+    ballast: Holder | None = None
+    #: Longest wait for a cool and idle GPU before a server, seconds.
+    cooldown_limit_s: float = LIMIT_S
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
+    _cooldown: Cooldown = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cooldown = Cooldown(self.gpu, limit_s=self.cooldown_limit_s)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -82,17 +104,24 @@ class Bench:
         done again in a fresh one.
 
         Nothing that a placement can cause raises. What can: PortTakenError, BadSettingError (a text that is
-        too short for this model's tokenizer), KeyboardInterrupt; the server is gone then, too (within
-        `keeping`, when that ends).
+        too short for this model's tokenizer), BallastError (it is gone), KeyboardInterrupt; the server is
+        gone then, too (within `keeping`, when that ends).
         """
-        return self._measure_kept(placement) or self._measure_fresh(placement)
+        if self.ballast is not None:
+            self.ballast.require()
+        outcome = self._measure_kept(placement) or self._measure_fresh(placement)
+        if self.ballast is not None:
+            self.ballast.require()
+        return outcome
 
     def _measure_fresh(self, placement: Placement) -> Outcome:
         self._prune_logs()
         log_path = self.log_dir / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 1000:03d}.log"
         with ExitStack() as ending:
-            ending.callback(self._settle, gpu_state(self.gpu).vram_used_mib)
+            before = self._cooldown.wait()
+            ending.callback(self._settle, before.state.vram_used_mib)
             vram = ending.enter_context(VramSampler(self.gpu))
+            watch = ending.enter_context(MachineWatch(self.gpu))
             try:
                 server = ending.enter_context(
                     launch(
@@ -111,9 +140,9 @@ class Bench:
                 return failed.outcome
             vram.watch(server.pid)
             keep = self._keeping and placement.hot_k > 0 and not placement.fit
-            outcome = self._measure_in(server, placement, vram)
+            outcome = with_before(self._measure_in(server, placement, vram, watch), before)
             if keep and isinstance(outcome, Measurement) and server.alive():
-                self._kept = Kept(server, placement, vram, ending.pop_all())
+                self._kept = Kept(server, placement, vram, watch, ending.pop_all())
             return outcome
 
     def _measure_kept(self, placement: Placement) -> Measurement | None:
@@ -129,7 +158,9 @@ class Bench:
                 self.note(f"a fresh server, for {error}")
             else:
                 kept.vram.begin_again()
-                outcome = self._measure_in(kept.server, placement, kept.vram)
+                before = Cooled(gpu_state(self.gpu))
+                outcome = self._measure_in(kept.server, placement, kept.vram, kept.watch)
+                outcome = with_before(outcome, before)
                 # Fewer places than asked for may be this server's history: a fresh one tells.
                 if isinstance(outcome, Measurement) and _has_its_slots(outcome, placement):
                     self._kept = replace(kept, placement=placement)
@@ -143,14 +174,18 @@ class Bench:
         if kept is not None:
             kept.ending.close()
 
-    def _measure_in(self, server: Server, placement: Placement, vram: VramSampler) -> Outcome:
+    def _measure_in(
+        self, server: Server, placement: Placement, vram: VramSampler, watch: MachineWatch
+    ) -> Outcome:
         """Drive a server that is up and read what proves that it did as asked.
 
         The device is asked for its counters; where none answers, the server ends and leaves them in a file.
         """
+        watch.begin(server.pid)
         driven = self._drive(server)
         if not isinstance(driven, list):
             return driven
+        during = watch.seen()
         if self.profile_to is not None:
             try:
                 server.save_profile(self.profile_to)
@@ -169,17 +204,16 @@ class Bench:
                 detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
                 + (f" ({vram.note})" if vram.note else "")
             )
-        return under_ceiling(
-            measurement(
-                driven,
-                vram_peak_mib=vram.peak_mib,
-                vram_source=vram.source,
-                load_s=server.load_s,
-                engagement=server.engagement(),
-                parallel=self.workload.parallel,
-            ),
-            self.ceiling_mib,
+        found = measurement(
+            driven,
+            vram_peak_mib=vram.peak_mib,
+            vram_source=vram.source,
+            load_s=server.load_s,
+            engagement=server.engagement(),
+            parallel=self.workload.parallel,
         )
+        found = found.model_copy(update={"machine_state": MachineState(during=during)})
+        return under_ceiling(found, self.ceiling_mib)
 
     def _drive(self, server: Server) -> list[RequestSample] | Outcome:
         begun: list[str] = []

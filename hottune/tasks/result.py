@@ -17,7 +17,9 @@ from hottune.search.confirm import Confirmed
 from hottune.search.objective import Objective
 from hottune.search.study import best_of_arms
 from hottune.stats import NoteCode, first_run_slower, note, outliers, paired_change, recommend
+from hottune.tasks.conditions import condition_notes
 from hottune.tasks.prepare import Plan
+from hottune.units import MIB, format_bytes
 from hottune.workload.summary import same_text
 
 SERVE_PORT = 8080
@@ -59,6 +61,7 @@ def make_report(
         study=plan.name,
         objective=objective.describe(plan.workload.name),
         ceiling_mib=plan.ceiling_mib,
+        ballast=plan.ballast.facts if plan.ballast else None,
         model=plan.model,
         machine=plan.machine.model_copy(update={"gpus": (plan.gpu,)}) if plan.gpu.virtual else plan.machine,
         engine=plan.engine,
@@ -199,7 +202,7 @@ def _winner(plan: Plan, rows: list[Arm], best: ArmName | None, objective: Object
         assert hot is not None  # something was measured, and it was no baseline
         chosen, reason = hot, "hot: the only arm that could be measured"
     else:
-        metric: Metric = objective.value
+        metric: Metric = objective.metric
         found = hot.ratios[best][metric] if hot and best in hot.ratios else None
         change = None
         if hot and found:
@@ -212,7 +215,7 @@ def _winner(plan: Plan, rows: list[Arm], best: ArmName | None, objective: Object
             )
         advice = recommend(best, "hot" if hot else None, change)
         chosen, reason = by_name["hot" if advice.arm == "hot" else best], advice.reason
-    argv, env = argv_and_env(plan, chosen.placement, plan.config.port or SERVE_PORT)
+    argv, env = argv_and_env(plan.without_ballast, chosen.placement, plan.config.port or SERVE_PORT)
     served = {key: value for key, value in env.items() if key not in MEASURING_ONLY}
     return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, served))
 
@@ -222,6 +225,9 @@ def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:
     found: list[tuple[str, str]] = []
     if plan.gpu.virtual:
         found.append(note(NoteCode.VIRTUAL_GPU))
+    if plan.ballast:
+        held = format_bytes(plan.ballast.facts.held_mib * MIB)
+        found.append(note(NoteCode.BALLAST, held=held, gpu=plan.gpu.name))
     if plan.model.inflated is not None:
         found.append(note(NoteCode.INFLATED_MODEL, model=plan.model.name, how=plan.model.inflated.sentence))
     elif plan.model.synthetic:
@@ -243,4 +249,5 @@ def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:
             one.engagement.pinned is False for one in measurements(row.replicates)
         ):
             found.append(note(NoteCode.UNPINNED_WEIGHTS, arm=row.name))
+    found += condition_notes(plan, [one for row in arms for one in measurements(row.replicates)])
     return [WarningNote(code=code, text=text) for code, text in found]

@@ -25,6 +25,7 @@ class RunConfig(BaseModel):
     engine: BuildOptions = BuildOptions()
     vram_mib: float | None = Field(default=None, gt=0, description="VRAM ceiling of every arm, MiB")
     headroom_mib: float = Field(default=512, ge=0, description="left free when there is no vram_mib")
+    ballast: bool = Field(default=True, description="hold what a larger card has above vram_mib")
     gpu: int | None = Field(default=None, ge=0, description="NVML index; None = the one with most room")
     trials: int | None = Field(default=None, ge=0, description="placements to measure after the baselines")
     replicates: int | None = Field(default=None, ge=1, description="fresh servers of each arm at the end")

@@ -21,7 +21,9 @@ def surroundings(watch_s: float = 0.5) -> list[WarningNote]:
     found: list[tuple[str, str]] = []
     busy = psutil.cpu_percent(interval=watch_s)
     if busy > BUSY_PERCENT:
-        found.append(note(NoteCode.OTHER_LOAD, percent=round(busy), device="processor"))
+        found.append(
+            note(NoteCode.OTHER_LOAD, percent=round(busy), device="processor", when="before hottune began")
+        )
     swap = psutil.swap_memory().used
     if swap > SWAP_BYTES:
         found.append(note(NoteCode.SWAP_IN_USE, used=format_bytes(swap)))

@@ -8,10 +8,12 @@ import time
 
 import pytest
 
-from hottune.machine.clocks import gpu_state
+from hottune.machine.clocks import ask_state, gpu_state
 from hottune.machine.facts import Gpu
+from hottune.machine.nvml import nvml
 from hottune.machine.probe import probe_gpus
 from hottune.machine.vram import VramSampler
+from hottune.machine.watch import MachineWatch
 
 GPUS, NOTES = probe_gpus()
 pytestmark = [
@@ -37,6 +39,26 @@ def test_a_real_gpu_tells_its_clocks_and_temperature() -> None:
     assert state.sm_clock_mhz is not None
     assert state.sm_clock_max_mhz is not None
     assert state.sm_clock_mhz <= state.sm_clock_max_mhz
+
+
+def test_watching_costs_nearly_nothing_and_sees_the_link_and_power() -> None:
+    with nvml() as module:
+        ask_state(module, GPUS[0].index)
+        began = time.perf_counter()
+        for _ in range(20):
+            state = ask_state(module, GPUS[0].index)
+        each_ms = (time.perf_counter() - began) / 20 * 1e3
+    print(f"\none look takes {each_ms:.2f} ms; {state}; best link {GPUS[0].pcie_max}")
+    assert each_ms < 25, "twice a second: at most 5 % of one core"
+    assert state.pcie_generation
+    assert state.pcie_width
+    assert GPUS[0].pcie_max.startswith("gen")
+    assert GPUS[0].power_limit_w
+    with MachineWatch(GPUS[0], interval_s=0.05) as watch:
+        watch.begin(os.getpid())
+        time.sleep(0.5)
+        assert watch.seen().samples >= 3
+        assert watch.seen().power_w is not None
 
 
 def allocate(driver: ctypes.CDLL, n_bytes: int) -> ctypes.c_uint64:

@@ -42,6 +42,11 @@ def test_a_run_ends_with_baselines_trials_a_confirmed_winner_and_its_files(comma
     assert all(arm["text_equal"] for arm in arms.values())
     assert report["winner"]["arm"] in arms
     assert sum(1 for trial in report["trials"] if trial["arm"] is None) == 3
+    outcomes = [one["outcome"] for arm in arms.values() for one in arm["replicates"]]
+    outcomes += [one["outcome"] for one in report["trials"] if one["outcome"]["kind"] == "measurement"]
+    states = [outcome["machine_state"] for outcome in outcomes]
+    assert all(state["settled"] and state["during"]["swap_growth_mib"] is not None for state in states)
+    assert report["ballast"] is None, "the virtual GPU has just the ceiling's size"
     saved = list((command.folder / "reports").glob("*.json"))
     assert [load(path).study for path in saved] == [report["study"]]
     assert saved[0].with_suffix(".md").exists()

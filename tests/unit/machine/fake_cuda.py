@@ -35,10 +35,22 @@ class FakeCuda:
         fails: name of the function that fails, and with which code.
         lacks: a function that this driver does not have.
         gpus: how many there are.
+        card: the fake NVML's card (its `used`, bytes), in which this driver's memory shows.
+        context_bytes: VRAM of a context.
     """
 
-    def __init__(self, fails: str = "", code: int = OUT_OF_MEMORY, lacks: str = "", gpus: int = 1) -> None:
+    def __init__(
+        self,
+        fails: str = "",
+        code: int = OUT_OF_MEMORY,
+        lacks: str = "",
+        gpus: int = 1,
+        card: Any = None,
+        context_bytes: int = 0,
+    ) -> None:
         self.fails, self.code, self.lacks, self.gpus = fails, code, lacks, gpus
+        self.card, self.context_bytes = card, context_bytes
+        self.sizes: dict[int, int] = {}
         self.held: list[str] = []
         self.copied: dict[str, int] = {}
         self.began = 0.0
@@ -69,6 +81,24 @@ class FakeCuda:
 
     def do_cuDeviceGetUuid(self, raw: Any, device: Any) -> None:
         raw._obj[:] = list(range(16))
+
+    def do_cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> None:
+        self.take(self.context_bytes)
+
+    def do_cuDevicePrimaryCtxRelease_v2(self, device: Any) -> None:
+        self.take(-self.context_bytes)
+
+    def do_cuMemAlloc_v2(self, address: Any, size: ctypes.c_size_t) -> None:
+        address._obj.value = 4096 + sum(self.sizes.values())
+        self.sizes[address._obj.value] = size.value
+        self.take(size.value)
+
+    def do_cuMemFree_v2(self, address: ctypes.c_uint64) -> None:
+        self.take(-self.sizes.pop(address.value))
+
+    def take(self, n_bytes: int) -> None:
+        if self.card is not None:
+            self.card.used += n_bytes
 
     def do_cuMemHostAlloc(self, address: Any, size: ctypes.c_size_t, flags: Any) -> None:
         self.buffers.append(ctypes.create_string_buffer(size.value))  # the measuring writes to it

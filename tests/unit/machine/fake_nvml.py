@@ -15,10 +15,18 @@ class FakeGpu:
     total: int = 24 * GIB
     used: int = 1 * GIB
     processes: list[tuple[int, int | None]] = field(default_factory=list)
+    drawing: list[tuple[int, int | None]] = field(default_factory=list)
+    #: The driver's own share, which only the newer memory question (v2) tells from use.
+    reserved: int | None = None
     link: tuple[int, int] | None = (4, 16)
     capability: tuple[int, int] | None = (8, 9)
     memory_denied: bool = False
     throttle: int = 0
+    temperature: int = 55
+    clock: int = 1200
+    power_mw: int | None = 70_000
+    utilisation: int | None = 0
+    link_max: tuple[int, int] | None = (4, 16)
 
 
 class NVMLError(Exception):
@@ -63,9 +71,14 @@ def fake_nvml(gpus: list[FakeGpu], *, init_error: Exception | None = None) -> An
             raise NVMLError_NotSupported("Not Supported")
         return value
 
-    def memory(gpu: FakeGpu) -> Any:
+    def memory(gpu: FakeGpu, version: int | None = None) -> Any:
         if gpu.memory_denied:
             raise NVMLError("Insufficient Permissions")
+        if version is not None:
+            used = gpu.used - known(gpu.reserved)
+            return SimpleNamespace(
+                total=gpu.total, used=used, free=gpu.total - gpu.used, reserved=gpu.reserved
+            )
         return SimpleNamespace(total=gpu.total, used=gpu.used, free=gpu.total - gpu.used)
 
     module.nvmlInit = init
@@ -79,12 +92,20 @@ def fake_nvml(gpus: list[FakeGpu], *, init_error: Exception | None = None) -> An
     module.nvmlDeviceGetCurrPcieLinkGeneration = lambda gpu: known(gpu.link)[0]
     module.nvmlDeviceGetCurrPcieLinkWidth = lambda gpu: known(gpu.link)[1]
     module.nvmlDeviceGetCudaComputeCapability = lambda gpu: known(gpu.capability)
-    module.nvmlDeviceGetTemperature = lambda gpu, sensor: 55
-    module.nvmlDeviceGetClockInfo = lambda gpu, clock: 1200
+    module.nvmlDeviceGetMaxPcieLinkGeneration = lambda gpu: known(gpu.link_max)[0]
+    module.nvmlDeviceGetMaxPcieLinkWidth = lambda gpu: known(gpu.link_max)[1]
+    module.nvmlDeviceGetPowerUsage = lambda gpu: known(gpu.power_mw)
+    module.nvmlDeviceGetEnforcedPowerLimit = lambda gpu: 450_000
+    module.nvmlDeviceGetUtilizationRates = lambda gpu: SimpleNamespace(gpu=known(gpu.utilisation))
+    module.nvmlDeviceGetTemperature = lambda gpu, sensor: gpu.temperature
+    module.nvmlDeviceGetClockInfo = lambda gpu, clock: gpu.clock
     module.nvmlDeviceGetMaxClockInfo = lambda gpu, clock: 1980
     module.nvmlDeviceGetCurrentClocksThrottleReasons = lambda gpu: gpu.throttle
+    module.nvmlMemory_v2 = 2
     module.nvmlDeviceGetComputeRunningProcesses = lambda gpu: [
         SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in gpu.processes
     ]
-    module.nvmlDeviceGetGraphicsRunningProcesses = lambda gpu: []
+    module.nvmlDeviceGetGraphicsRunningProcesses = lambda gpu: [
+        SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in gpu.drawing
+    ]
     return module

@@ -28,15 +28,17 @@ def test_two_gpus_are_described_each_with_its_own_numbers(monkeypatch: pytest.Mo
     assert gpus[0].driver == "570.12"
     assert gpus[1].name == "NVIDIA H200"
     assert gpus[1].pcie == "gen5 x16"
+    assert gpus[1].pcie_max == "gen4 x16"
+    assert gpus[1].power_limit_w == 450
     assert gpus[1].compute_capability == "9.0"
     assert not gpus[1].virtual
     assert module.opened == 0, "NVML is closed again"
 
 
 def test_what_a_gpu_cannot_tell_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, fake.fake_nvml([fake.FakeGpu(link=None, capability=None)]))
+    install(monkeypatch, fake.fake_nvml([fake.FakeGpu(link=None, capability=None, link_max=None)]))
     ((gpu,), _) = probe_gpus()
-    assert (gpu.pcie, gpu.compute_capability) == ("", "")
+    assert (gpu.pcie, gpu.pcie_max, gpu.compute_capability) == ("", "", "")
     assert gpu.vram_total_mib > 0
 
 
@@ -94,6 +96,8 @@ def test_a_hot_and_power_limited_gpu_says_why_it_is_slow_but_idle_is_no_reason(
     assert state.throttled_by == ("power limit", "too hot (hardware)")
     assert (state.temperature_c, state.sm_clock_mhz, state.sm_clock_max_mhz) == (55, 1200, 1980)
     assert state.vram_used_mib == 1024
+    assert (state.power_w, state.utilisation_percent) == (70, 0)
+    assert (state.pcie_generation, state.pcie_width) == (4, 16)
 
 
 def test_the_state_of_a_virtual_gpu_is_unknown_not_an_error() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from hottune.machine.ballast import Ballast
 from hottune.report import Format, render
 from hottune.report.markdown import escape, table
 
@@ -44,6 +45,27 @@ def test_answer_and_table_come_before_setup_and_commands():
     text = shown(build.report())
     order = [text.index(part) for part in ("**Use this: hot", "| arm |", "**Setup**", "**Commands**")]
     assert order == sorted(order)
+
+
+def test_the_setup_names_ballast_memory_governor_and_the_best_link():
+    report = build.report()
+    bare = shown(report)
+    assert "ballast" not in bare
+    cpu = report.machine.cpu.model_copy(update={"governor": "powersave"})
+    gpus = tuple(
+        gpu.model_copy(update={"pcie": "gen1 x16", "pcie_max": "gen5 x16"}) for gpu in report.machine.gpus
+    )
+    facts = {"cpu": cpu, "gpus": gpus, "ram_speed": "2 x DDR5 at 5600 MT/s", "confinement": "container"}
+    told = report.model_copy(
+        update={
+            "ballast": Ballast(held_mib=56 * 1024, free_mib=24 * 1024),
+            "machine": report.machine.model_copy(update=facts),
+        }
+    )
+    text = plain(shown(told))
+    assert "a ballast held 56 GiB of the card" in text
+    assert "2 x DDR5 at 5600 MT/s, governor powersave, container" in text
+    assert "PCIe gen5 x16" in text
 
 
 def test_every_row_has_as_many_columns_as_its_head():

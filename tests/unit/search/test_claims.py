@@ -32,7 +32,9 @@ def worker(tmp_path: Path) -> Callable[[str], Claims]:
     number = open_storage(url).create_new_study([StudyDirection.MINIMIZE], "shared")
 
     def make(name: str) -> Claims:
-        return Claims(open_storage(url), number, Patience(url, 5), name, lambda attributes: None)
+        return Claims(
+            open_storage(url), number, Patience(url, 5), name, lambda attributes: (TrialState.FAIL, None)
+        )
 
     return make
 
@@ -224,7 +226,7 @@ def test_who_died_between_outcome_and_end_has_finished(tmp_path: Path) -> None:
 
     again = Journal("t", url, Objective.TURN, worker="me")
     (ended,) = again._search.trials()
-    assert (ended.state, ended.value) == (TrialState.COMPLETE, 2.0)
+    assert (ended.state, ended.values) == (TrialState.COMPLETE, [2.0])
     assert again.unfinished() == []
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,12 +18,18 @@ from simulated import (
 
 from hottune.errors import CeilingTooSmallError
 from hottune.outcomes import HotStats, OutOfMemory, Rejected
-from hottune.placement import Placement, needs_restart
+from hottune.placement import Placement
 from hottune.search.space import DEFAULT_INTERVAL, Space, plan
 
 
 def space(ceiling_mib: float = CEILING_MIB, ubatches: tuple[int, ...] = (256, 512)) -> Space:
     return plan(shape(), base(), ceiling_mib, ubatches=ubatches, bypasses=(1, 8), need_mib=need_mib)
+
+
+def whole_cache() -> Placement:
+    placement = space().hot(LAYERS, 512)
+    assert placement is not None
+    return placement
 
 
 class Draws:
@@ -80,22 +85,6 @@ def test_parameters_lead_back_to_a_sampled_placement(data: st.DataObject, ceilin
     assert again.model_copy(update={"hot_k": placement.hot_k}) == placement
 
 
-@given(ceiling_mib=st.floats(DENSE_MIB + 8, 700), quick=st.booleans())
-def test_every_placement_of_the_grid_fits_and_none_repeats(ceiling_mib: float, quick: bool) -> None:
-    grid = space(ceiling_mib).grid(256, quick=quick)
-    assert all(need_mib(placement) <= ceiling_mib for placement in grid)
-    assert len(set(grid)) == len(grid)
-    assert len(grid) <= (5 if quick else 9)
-
-
-def test_the_grid_begins_with_what_one_server_can_serve_without_a_restart() -> None:
-    grid = space().grid(512)
-    restarts = [needs_restart(one, other) for one, other in pairwise(grid)]
-    assert len(grid) == 9
-    assert restarts == [False] * 4 + [True] * 4
-    assert "lru" in {placement.policy for placement in grid}
-
-
 @given(data=st.data())
 def test_an_interval_is_drawn_only_where_it_means_something(data: st.DataObject) -> None:
     placement = space().sample(Draws(data))
@@ -128,7 +117,7 @@ def test_a_ubatch_that_cannot_fit_is_left_out() -> None:
 
 def test_a_tight_ceiling_leaves_room_for_layers_of_no_kind() -> None:
     tight = space(ceiling_mib=DENSE_MIB + 8.5)
-    assert tight.grid(512) == []
+    assert tight.hot(LAYERS, 512) is None
     assert tight.fewest_cpu_layers(512) == LAYERS
 
 
@@ -146,20 +135,20 @@ def test_an_overestimate_is_corrected_too_so_that_layer_offload_is_not_handicapp
 
 
 def test_a_placement_that_ran_out_of_memory_is_never_planned_again_nor_a_larger_one() -> None:
-    placement = space().grid(512)[0]
+    placement = whole_cache()
     corrected = space().corrected([(placement, OutOfMemory(stage="load", detail=""))])
     assert not corrected.fits(placement)
     assert corrected.max_hot_k(placement.n_cpu_moe, 512) < placement.hot_k
 
 
 def test_what_broke_the_ceiling_teaches_how_much_it_took() -> None:
-    placement = space().grid(512)[0]
+    placement = whole_cache()
     corrected = space().corrected([(placement, Rejected(detail="", vram_peak_mib=300.0))])
     assert corrected.predicted_mib(placement) == 300.0
 
 
 def test_a_cache_that_got_fewer_places_than_asked_for_shows_where_the_room_ends() -> None:
-    placement = space().grid(512)[0]
+    placement = whole_cache()
     counts = dict.fromkeys(("layers", "hits", "misses", "uploads", "uploaded_bytes", "cache_bytes"), 1)
     got = HotStats(slots=placement.hot_k - 3, **counts)
     corrected = space().corrected([(placement, measurement(vram_mib=CEILING_MIB, hot=got))])

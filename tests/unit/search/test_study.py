@@ -14,6 +14,7 @@ from hottune.search.journal import Journal, Planned
 from hottune.search.objective import Objective
 from hottune.search.space import Space, plan
 from hottune.search.storage import sqlite_url
+from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 
 
@@ -71,13 +72,20 @@ def test_nothing_predicted_to_break_the_ceiling_is_started(tmp_path: Path) -> No
     assert all(need_mib(placement) <= CEILING_MIB for placement in machine.asked if not placement.fit)
 
 
-def test_every_ubatch_gets_every_baseline(tmp_path: Path) -> None:
+def test_layer_offload_is_tried_at_every_ubatch_and_its_best_serves_the_others(
+    tmp_path: Path,
+) -> None:
     machine = SimulatedMachine()
     one = study(tmp_path, machine, ubatches=(256, 512))
     one.baselines()
-    for arm in ("all-cpu", "layers", "fit"):
-        tried = {trial.placement.ubatch for trial in one.journal.trials() if trial.arm == arm}
-        assert tried == {256, 512}
+    tried = {
+        arm: {trial.placement.ubatch for trial in one.journal.trials() if trial.arm == arm}
+        for arm in ("all-cpu", "layers", "fit")
+    }
+    best = one.best()["layers"].placement.ubatch
+    assert tried["layers"] == {256, 512}
+    assert tried["fit"] == {best}
+    assert best in tried["all-cpu"]
 
 
 def test_layer_offload_steps_back_until_it_works_when_the_memory_model_is_too_hopeful(tmp_path: Path) -> None:
@@ -113,9 +121,10 @@ def test_failures_have_no_score(tmp_path: Path) -> None:
     one.baselines()
     one.search(Budget(trials=8))
     raw = optuna.load_study(study_name="test", storage=sqlite_url(tmp_path / "test.db"))
-    failed = [trial for trial in raw.trials if trial.state is optuna.trial.TrialState.FAIL]
-    assert failed
-    assert all(trial.values is None for trial in failed)
+    ended = optuna.trial.TrialState
+    states = {trial.state for trial in raw.trials}
+    assert states == {ended.COMPLETE, ended.FAIL, ended.PRUNED}
+    assert all(trial.values is None for trial in raw.trials if trial.state is not ended.COMPLETE)
     kinds = {trial.outcome.kind for trial in one.journal.trials()}
     assert kinds == {"measurement", "out_of_memory", "not_engaged"}
     assert "fit" not in one.best()
@@ -158,7 +167,7 @@ def test_a_trial_orphaned_by_a_kill_is_failed_and_its_placement_measured_again(t
     # What kill -9 leaves: a running trial with a placement and no outcome.
     raw = optuna.load_study(study_name="test", storage=sqlite_url(tmp_path / "test.db"))
     orphan = raw.ask()
-    placement = one.space().grid(512)[1]
+    placement = foreseen(one.space(), Start(512, 2))[1]
     orphan.set_user_attr("placement", placement.model_dump_json())
     orphan.set_user_attr("origin", "sampler")
     orphan.set_user_attr("arm", None)

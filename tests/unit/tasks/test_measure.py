@@ -165,3 +165,14 @@ def test_old_logs_are_pruned(tmp_path: Path, measured: Callable[..., Outcome]) -
 
 def test_a_placement_label_is_what_a_person_reads(tmp_path: Path) -> None:
     assert Placement(n_cpu_moe=8, hot_k=4, threads=1).label() == "ncmoe 8 + hot 4/60 ub 512"
+
+
+def test_every_measurement_tells_the_machines_state_around_it(measured: Callable[..., Outcome]) -> None:
+    outcome = measured()
+    assert isinstance(outcome, Measurement)
+    state = outcome.machine_state
+    assert state is not None
+    assert (state.waited_s, state.settled, state.temperature_c) == (0, True, None)
+    assert state.during is not None
+    assert state.during.swap_growth_mib is not None
+    assert state.during.samples == 0, "a virtual GPU is not asked"

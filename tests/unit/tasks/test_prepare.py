@@ -67,9 +67,20 @@ def test_a_model_larger_than_memory_needs_mmap(tmp_path: Path) -> None:
     assert prepare.plan(relaxed, planned.engine(), huge, planned.machine()).space.base.load_mode == "mmap"
 
 
+def test_ubatches_are_those_that_the_prompts_can_fill(tmp_path: Path) -> None:
+    assert real(tmp_path, planned.gpu(), ubatches=()).space.ubatches == (512,)
+    document = real(tmp_path, planned.gpu(), ubatches=(), workload="document")
+    assert document.space.ubatches == (512, 2048, 4096)
+
+
 def test_quick_keeps_one_ubatch(tmp_path: Path) -> None:
-    assert real(tmp_path, planned.gpu(), ubatches=()).space.ubatches == (512, 2048)
-    assert real(tmp_path, planned.gpu(), ubatches=(), quick=True).space.ubatches == (2048,)
+    quick = real(tmp_path, planned.gpu(), ubatches=(), workload="document", quick=True)
+    assert quick.space.ubatches == (2048,)
+
+
+def test_threads_are_tried_up_to_the_physical_cores(tmp_path: Path) -> None:
+    assert real(tmp_path, planned.gpu()).space.threads == (3, 2, 1)
+    assert real(tmp_path, planned.gpu(), threads=2).space.threads == ()
 
 
 def test_quick_shortens_the_workload_unless_a_scale_is_given(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""A landscape: what every placement of one model on one machine costs, and how long it takes to find out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from hottune.outcomes import Engagement, HotStats, Measurement, Outcome, OutOfMemory, RequestSample
+from hottune.placement import Placement, needs_restart
+from hottune.search.space import Space
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What one placement would give on average, without noise."""
+
+    prompt_tokens: int
+    output_tokens: int
+    prefill_s: float
+    decode_s: float
+    vram_mib: float
+    hit_rate: float | None
+
+    @property
+    def turn_s(self) -> float:
+        """Wall-clock of a warm request, seconds."""
+        return self.prefill_s + self.decode_s
+
+
+class Landscape(Protocol):
+    """One model on one machine under one ceiling."""
+
+    name: str
+    space: Space
+    noise: float  # coefficient of variation of a measured turn
+    load_s: float  # to start a server
+    requests: int  # that a measurement drives, the warm-up included
+
+    def truth(self, placement: Placement) -> Truth | None:
+        """Return what a placement gives, or None when it does not fit into VRAM."""
+
+    def grid(self) -> list[Placement]:
+        """Return every placement of the exhaustive grid, ordered so that few servers are started."""
+
+
+@dataclass
+class Clocked:
+    """Measures placements of a landscape with noise, and counts the seconds that real servers would take.
+
+    A placement that differs from the one before in live settings alone needs no fresh server, as in the tool.
+    """
+
+    landscape: Landscape
+    seed: int
+    #: What was measured: placement, seconds on the clock when it was known, measured turn (None: failed).
+    history: list[tuple[Placement, float, float | None]] = field(default_factory=list)
+    seconds: float = 0.0
+    servers: int = 0
+    _up: Placement | None = None
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(self.seed)
+
+    def __call__(self, placement: Placement) -> Outcome:
+        """Measure a placement."""
+        truth = self.landscape.truth(placement)
+        reuse = self._up is not None and placement.hot_k > 0 and not needs_restart(self._up, placement)
+        if not reuse:
+            self.seconds += self.landscape.load_s
+            self.servers += 1
+        if truth is None:
+            self._up = None
+            self.history.append((placement, self.seconds, None))
+            return OutOfMemory(stage="load", detail="does not fit")
+        sigma = math.sqrt(math.log1p(self.landscape.noise**2))
+        wobble = float(np.exp(self._rng.normal(0.0, sigma)))
+        self._up = placement if placement.hot_k else None
+        self.seconds += self.landscape.requests * truth.turn_s
+        self.history.append((placement, self.seconds, truth.turn_s * wobble))
+        return outcome(placement, truth, wobble)
+
+    def quality_at(self, seconds: float, optimum_s: float) -> float:
+        """Return the share of the best speed that the best placement known by then has; 0 without one.
+
+        The best is the one that measured best; what counts is its true turn, so luck does not.
+        """
+        known = [(turn_s, placement) for placement, at, turn_s in self.history if turn_s and at <= seconds]
+        if not known:
+            return 0.0
+        best = self.landscape.truth(min(known, key=lambda one: one[0])[1])
+        assert best is not None
+        return optimum_s / best.turn_s
+
+
+def outcome(placement: Placement, truth: Truth, wobble: float = 1.0) -> Measurement:
+    """Return a measurement with the numbers of a landscape."""
+    prefill_s, decode_s = truth.prefill_s * wobble, truth.decode_s * wobble
+    token_ms = 1000 * decode_s / max(1, truth.output_tokens - 1)
+    hot = None
+    if placement.hot_k and truth.hit_rate is not None:
+        hits = round(1000 * truth.hit_rate)
+        hot = HotStats(
+            slots=placement.hot_k,
+            layers=placement.n_cpu_moe,
+            hits=hits,
+            misses=1000 - hits,
+            uploads=1,
+            uploaded_bytes=1,
+            cache_bytes=1,
+        )
+    sample = RequestSample(
+        workload="landscape",
+        warmup=False,
+        prompt_tokens=truth.prompt_tokens,
+        output_tokens=truth.output_tokens,
+        prefill_ms=1000 * prefill_s,
+        decode_ms=1000 * decode_s,
+        ttft_ms=1000 * prefill_s,
+        turn_s=prefill_s + decode_s,
+        text_sha256="",
+    )
+    return Measurement(
+        prefill_tok_s=truth.prompt_tokens / prefill_s,
+        decode_tok_s=(truth.output_tokens - 1) / decode_s,
+        ttft_ms=1000 * prefill_s,
+        turn_s=prefill_s + decode_s,
+        token_ms_p50=token_ms,
+        token_ms_p95=token_ms,
+        token_ms_p99=token_ms,
+        vram_peak_mib=truth.vram_mib,
+        vram_source="virtual",
+        load_s=0.0,
+        engagement=Engagement(
+            gpu_device="model",
+            vram_model_mib=0,
+            vram_kv_mib=0,
+            vram_compute_mib=0,
+            host_model_mib=0,
+            hot=hot,
+        ),
+        requests=[sample],
+    )
+
+
+def sweep(landscape: Landscape) -> tuple[float, float]:
+    """Return the least true turn of the exhaustive grid, and the seconds that measuring all of it takes."""
+    clock = Clocked(landscape, 0)
+    best = math.inf
+    for placement in landscape.grid():
+        truth = landscape.truth(placement)
+        clock(placement)
+        if truth is not None:
+            best = min(best, truth.turn_s)
+    return best, clock.seconds
