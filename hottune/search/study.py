@@ -103,7 +103,7 @@ class Study:
     def next_structured(self, *, quick: bool = False) -> Placement | None:
         """Return what the structured plan wants to know next, or None when it is through."""
         trials = self.journal.trials()
-        # What another worker is measuring is taken for bad until it is known, so that this one looks elsewhere.
+        # What another worker is measuring is taken for bad until it is known: this one looks elsewhere.
         claimed = [(placement, None) for placement in self.journal.claimed()]
         known = Known([*((trial.placement, self._cost(trial)) for trial in trials), *claimed])
         return next_structured(self.space(), self.start_of_plan(trials), known, quick=quick)
