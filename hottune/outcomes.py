@@ -1,7 +1,7 @@
 """What a trial can end as. An outcome is a type, never a sentinel score.
 
-`Outcome = Measurement | OutOfMemory | TimedOut | Crashed | NotEngaged | Rejected`; the field `kind` tells
-them apart in JSON.
+`Outcome = Measurement | OutOfMemory | TimedOut | Crashed | Garbage | NotEngaged | Rejected`; the field `kind`
+tells them apart in JSON.
 """
 
 from __future__ import annotations
@@ -122,6 +122,24 @@ class Engagement(_Frozen):
     fit: FitPlacement | None = None
 
 
+class NextTokens(_Frozen):
+    """What a server expected next at each position of a text that was given to it token by token.
+
+    Every position but the first is one decode step of a single token, the same path that answers take. The
+    probabilities are the softmax of the raw logits, before any sampler.
+    """
+
+    text: str = Field(description="name of the shipped text")
+    prefix_tokens: int = Field(description="tokens before the first position")
+    ids: list[list[int]] = Field(description="the most probable tokens of each position, the first one first")
+    logprobs: list[list[float]] = Field(description="their natural log-probabilities")
+
+    @property
+    def tops(self) -> list[dict[int, float]]:
+        """The same, as a mapping for each position."""
+        return [dict(zip(ids, logs, strict=True)) for ids, logs in zip(self.ids, self.logprobs, strict=True)]
+
+
 class DuringRun(_Frozen):
     """What went on around a server while it was driven; None where this machine does not tell."""
 
@@ -204,6 +222,11 @@ class Measurement(_Frozen):
         description="measured in the server of the trial before, its settings changed while it ran: the "
         "search alone does this, and it is no replicate",
     )
+    next_tokens: NextTokens | None = Field(
+        default=None,
+        description="what it expected next in a fixed text, asked after everything was timed and counted; in "
+        "the replicates that were scored",
+    )
     machine_state: MachineState | None = Field(
         default=None, description="the machine before and during this measurement"
     )
@@ -247,6 +270,14 @@ class Crashed(_Frozen):
     log_tail: list[str] = Field(default_factory=list)
 
 
+class Garbage(_Frozen):
+    """The server runs and answers, but with what is no answer: no text, no finite logits, wrong counts."""
+
+    kind: Literal["garbage"] = "garbage"
+    detail: str
+    log_tail: list[str] = Field(default_factory=list)
+
+
 class NotEngaged(_Frozen):
     """The server ran, but not as asked: device not loaded, counters still, fit placed nothing, no slots."""
 
@@ -259,11 +290,23 @@ class Rejected(_Frozen):
     """Measured or predicted to break a rule of the run: over the VRAM ceiling, for example."""
 
     kind: Literal["rejected"] = "rejected"
+    rule: Literal["ceiling", "vram_unknown", "heat"] = Field(
+        default="ceiling",
+        description="what it broke: took more VRAM than allowed; its VRAM use could not be read; the GPU "
+        "slowed itself down for heat, so the number says nothing of the placement",
+    )
     detail: str
     vram_peak_mib: float | None = None
+    log_tail: list[str] = Field(default_factory=list)
 
 
 Outcome = Annotated[
-    Measurement | OutOfMemory | TimedOut | Crashed | NotEngaged | Rejected, Field(discriminator="kind")
+    Measurement | OutOfMemory | TimedOut | Crashed | Garbage | NotEngaged | Rejected,
+    Field(discriminator="kind"),
 ]
 OUTCOME_ADAPTER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+def too_large(outcome: Outcome) -> bool:
+    """Tell whether a placement took more memory than there is: a smaller one may do."""
+    return isinstance(outcome, OutOfMemory) or (isinstance(outcome, Rejected) and outcome.rule == "ceiling")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.report import save
-from hottune.report.schema import ArmName, Report, Trial, WarningNote
-from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm
+from hottune.report.schema import ArmName, Replicate, Report, Roofline, Trial, WarningNote
+from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm, plan_key
 from hottune.search.journal import Journal, Measure, Say
 from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
@@ -23,7 +23,9 @@ from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
+from hottune.tasks.quality import to_score
 from hottune.tasks.result import argv_and_env, make_report
+from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
 from hottune.tasks.show import Meter
 from hottune.tasks.surroundings import surroundings
@@ -63,11 +65,12 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         study = Study(journal, plan.space, measure, meter.trial)
         clock = Clock(plan.config, journal)
         notes = noted_surroundings(journal)
+        roofline = noted_roofline(plan, journal, ui)
 
         baseline(study, meter)
         search(plan, study, meter, clock)
         confirmed = confirm_arms(plan, study, meter, clock)
-        return report(plan, study, confirmed, notes, ui)
+        return report(plan, study, confirmed, notes, roofline, ui)
 
 
 # --- tasks ---
@@ -105,17 +108,25 @@ def confirm_arms(plan: Plan, study: Study, meter: Meter, clock: Clock) -> Confir
     if not placements:
         return Confirmed({})
     meter.stage("Confirm", rounds * len(placements))
-    confirmed = confirm(
-        study.journal, placements, rounds, study.measure, spent=clock.spent, watch=meter.replicate
-    )
+    with scoring(study, placements):
+        confirmed = confirm(
+            study.journal, placements, rounds, study.measure, spent=clock.spent, watch=meter.replicate
+        )
     meter.finish()
     return confirmed
 
 
-def report(plan: Plan, study: Study, confirmed: Confirmed, notes: list[WarningNote], ui: Progress) -> Report:
+def report(
+    plan: Plan,
+    study: Study,
+    confirmed: Confirmed,
+    notes: list[WarningNote],
+    roofline: Roofline,
+    ui: Progress,
+) -> Report:
     """Make the report and write its files."""
     trials, seconds = study.journal.trials(), study.journal.seconds()
-    result = make_report(plan, trials, confirmed, seconds=seconds, notes=notes)
+    result = make_report(plan, trials, confirmed, seconds=seconds, notes=notes, roofline=roofline)
     try:
         paths = save(result, plan.config.reports_dir)
     except OSError as error:
@@ -183,6 +194,16 @@ def real_servers(plan: Plan, meter: Meter) -> RealServers:
 def keeping_servers(measure: Measure) -> AbstractContextManager[None]:
     """Let a real server stay up for the next placement where only live settings differ (`Bench.keeping`)."""
     return measure.bench.keeping() if isinstance(measure, RealServers) else nullcontext()
+
+
+def scoring(study: Study, placements: Mapping[ArmName, Placement]) -> AbstractContextManager[None]:
+    """Let each arm's first replicate (the reference's first two) also tell its next tokens, once a study."""
+    done: dict[ArmName, list[Replicate]] = {arm: [] for arm in placements}
+    for arm, replicate in study.journal.replicates(plan_key(placements)).values():
+        done[arm].append(replicate)
+    measure = study.measure
+    wanted = to_score(placements, done)
+    return measure.bench.scoring(wanted) if isinstance(measure, RealServers) else nullcontext()
 
 
 def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from bench.device.bound import decode_bound
 from bench.device.cells import Cell
 from bench.device.compare import compared
 from bench.device.options import ARMS
@@ -17,6 +16,7 @@ from hottune.placement import Placement
 from hottune.report.schema import Arm, Replicate, Report
 from hottune.report.schema import Cell as CellFacts
 from hottune.routing.bound import Bandwidths
+from hottune.tasks.roofline import decode_bound
 from hottune.workload.summary import same_text
 
 #: What must be equal for rows of an earlier sitting to stand beside new ones.

@@ -74,7 +74,7 @@ def summary(
 
 
 def reached_s(clock: Clocked, optimum_s: float, limit_s: float) -> float:
-    """Return the seconds after which the choice had, and kept, `GOAL` of the best speed; infinite if never."""
+    """Return the seconds after which the choice had `GOAL` of the best speed for good; infinite: never."""
     times = [at for _, at, _ in clock.history if at <= limit_s]
     good = float("inf")
     for at in reversed(times):

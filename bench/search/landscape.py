@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Protocol
 
 import numpy as np
@@ -85,12 +86,15 @@ class Clocked:
     def quality_at(self, seconds: float, optimum_s: float) -> float:
         """Return the share of the best speed that the best placement known by then has; 0 without one.
 
-        The best is the one that measured best; what counts is its true turn, so luck does not.
+        The best is the one that measured best (the mean, where several times); what counts is its true turn.
         """
-        known = [(turn_s, placement) for placement, at, turn_s in self.history if turn_s and at <= seconds]
-        if not known:
+        turns: dict[Placement, list[float]] = {}
+        for placement, at, turn_s in self.history:
+            if turn_s is not None and at <= seconds:
+                turns.setdefault(placement, []).append(turn_s)
+        if not turns:
             return 0.0
-        best = self.landscape.truth(min(known, key=lambda one: one[0])[1])
+        best = self.landscape.truth(min(turns, key=lambda placement: fmean(turns[placement])))
         assert best is not None
         return optimum_s / best.turn_s
 

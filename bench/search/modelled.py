@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 from bench.search.landscape import Truth
@@ -46,7 +47,7 @@ class Modelled:
     requests: int = 3
     ubatches: tuple[int, ...] = (512, 2048, 4096)
 
-    @property
+    @cached_property
     def space(self) -> Space:
         """The space as `hottune run` would make it."""
         base = Placement(n_cpu_moe=self.shape.n_layers, threads=max(1, self.cores - 1), batch=4096)

@@ -6,6 +6,7 @@ llama.cpp, and the numbers of such a server look fine.
 
 from __future__ import annotations
 
+from hottune.engine import fitlog
 from hottune.engine.loadlog import LoadLog
 from hottune.machine.facts import Gpu
 from hottune.outcomes import HotStats, NotEngaged
@@ -27,6 +28,13 @@ def check_loaded(log: LoadLog, placement: Placement, gpu: Gpu | None) -> NotEnga
             return NotEngaged(detail="the log has no line of fit")
         if log.offloaded is None or log.offloaded[0] == 0:
             return NotEngaged(detail="fit placed no layer on the GPU")
+        n_on_gpu, n_layers = log.offloaded
+        if n_on_gpu < n_layers and fitlog.changed_nothing(log.fit_lines):
+            # fit starts from "all layers" and would have had to move some: another setting moved them.
+            return NotEngaged(
+                detail=f"fit changed nothing, yet {n_on_gpu} of {n_layers} layers are on the GPU: something "
+                "else (-ngl, LLAMA_ARG_N_GPU_LAYERS) placed them"
+            )
         if placement.hot_k > 0 and log.fit_left_no_experts:
             return NotEngaged(
                 detail="fit put every expert into VRAM beside the cache's room: there is nothing to cache"

@@ -20,8 +20,8 @@ _PARTIAL = re.compile(
 )
 _RESULT = re.compile(r"no changes needed|cannot meet free memory target|successfully fit params")
 
-#: What of a layer goes to host memory, by fit's name for it ("" = the experts alone).
-_OVERFLOW = {
+#: What of a layer goes to host memory (a pattern of `-ot`), by fit's name for it ("" = the experts alone).
+OVERFLOW = {
     "": r"ffn_(up|down|gate_up|gate)_(ch|)exps",
     "ATTN": r"ffn_(gate|up|gate_up|down).*",
     "UP": r"ffn_(gate|gate_up|down).*",
@@ -32,6 +32,11 @@ _OVERFLOW = {
 def failure(lines: list[str]) -> str | None:
     """Return why fit gave up (it then changed nothing, and the server runs with defaults), or None."""
     return next((line for line in lines if _FAILED.search(line)), None)
+
+
+def changed_nothing(lines: list[str]) -> bool:
+    """Tell whether fit found that the placement it was given fits as it is."""
+    return any("no changes needed" in line for line in lines)
 
 
 def fit_placement(lines: list[str], offloaded: tuple[int, int] | None) -> FitPlacement | None:
@@ -82,6 +87,6 @@ def _overrides(total: int, n_layers: int, n_partial: int, partial: str) -> list[
     """
     first = total - n_layers + (n_layers - n_partial)
     return [
-        rf"blk\.{layer}\.{_OVERFLOW.get(partial if layer == first else '', _OVERFLOW[''])}=CPU"
+        rf"blk\.{layer}\.{OVERFLOW.get(partial if layer == first else '', OVERFLOW[''])}=CPU"
         for layer in range(first, min(first + n_partial, total - 1))
     ]

@@ -10,11 +10,14 @@ from hottune.machine.facts import Gpu
 from hottune.machine.nvml import NvmlUnavailable, ask, nvml
 from hottune.units import mib
 
+#: The reason that makes a measurement worthless (see tasks/measure.py).
+HARDWARE_HEAT = "too hot (hardware)"
+
 #: NVML's reasons that slow a busy card down, in our words. "Idle" and user-set clocks are no throttling.
 _THROTTLE_REASONS = {
     "SwPowerCap": "power limit",
     "HwSlowdown": "hardware slowdown",
-    "HwThermalSlowdown": "too hot (hardware)",
+    "HwThermalSlowdown": HARDWARE_HEAT,
     "SwThermalSlowdown": "too hot (driver)",
     "HwPowerBrakeSlowdown": "power brake",
 }

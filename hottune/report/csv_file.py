@@ -75,4 +75,13 @@ _NUMBERS = (
     "search_decode_tok_s",
     "search_turn_s",
     "text_equal",
+    "kld_to_all_cpu",
+    "same_top_token",
+    "scored_positions",
+    "cold_turn_s",
+    "cold_decode_tok_s",
+    "cold_first_100_tok_s",
+    "cold_later_tok_s",
+    "bound_decode_tok_s",
+    "bound_share",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hottune.engine.argv import shell_command
-from hottune.report import setup, wording
+from hottune.report import beside, setup, wording
 from hottune.report.schema import Report
 
 # An underscore inside a word (Q4_K_M) never starts emphasis, so it stays readable in the source.
@@ -32,6 +32,12 @@ class MarkdownRenderer:
         ]
         search = [wording.search_summary(report), *wording.remeasured(report)]
         blocks += [_titled("Search", [escape(line) for line in search])]
+        for title, lines in (
+            (beside.QUALITY, beside.quality(report)),
+            (beside.COLD, beside.cold_start(report)),
+            (beside.ROOFLINE, beside.roofline(report)),
+        ):
+            blocks += [_titled(title, [escape(line) for line in lines])]
         blocks += [_titled("Proof that it was on", [escape(line) for line in setup.proof(report)])]
         warnings = [escape(text) for text in wording.warnings(report)]
         blocks += [_titled("Warnings", warnings)]
@@ -67,7 +73,7 @@ def _titled(title: str, lines: list[str]) -> str:
 
 def _arms(report: Report) -> str:
     base = wording.best_baseline(report)
-    head = [*_COLUMNS, "VRAM peak MiB", "hit rate"]
+    head = [*_COLUMNS, "KLD nats", "VRAM peak MiB", "hit rate"]
     head += [f"{word} vs {base}" for word in wording.METRIC_WORDS.values()] if base else []
     rows = []
     for arm in report.arms:
@@ -81,6 +87,7 @@ def _arms(report: Report) -> str:
             wording.speed(arm, "decode_tok_s"),
             wording.number(arm.ttft_ms if measured else None, 0),
             wording.speed(arm, "turn_s"),
+            beside.kld(arm),
             wording.vram(arm),
             wording.share(arm.hit_rate if measured else None),
         ]
@@ -104,6 +111,11 @@ def _notes(report: Report) -> str:
     methods = wording.methods(wording.comparisons(report))
     if methods:
         notes.append(f"± after a change is the longer half of its interval ({methods}).")
+    if any(arm.kld_to_all_cpu is not None for arm in report.arms):
+        notes.append(
+            "KLD is the KL divergence of the next-token distribution from all-cpu's, a lower bound from the "
+            "most probable tokens."
+        )
     if any(arm.vram_source == "device-change" for arm in report.arms):
         notes.append("~ marks the change of the whole device, where the process's own use is hidden.")
     return escape(" ".join(notes))

@@ -18,6 +18,7 @@ from hottune.machine.facts import Machine
 from hottune.models.shape import ModelFile
 from hottune.outcomes import Outcome
 from hottune.placement import Placement
+from hottune.routing.bound import Bandwidths
 from hottune.workload.facts import Workload
 
 SCHEMA_VERSION = 1
@@ -136,8 +137,37 @@ class Arm(_Model):
     text_equal: bool | None = Field(
         default=None, description="text equal to the all-cpu arm's in every request"
     )
+    kld_to_all_cpu: float | None = Field(
+        default=None,
+        description="KL divergence of the next-token distribution from the all-cpu arm's, nats a position, "
+        "mean; a lower bound, from the most probable tokens of both. Of all-cpu itself: its second replicate "
+        "against its first",
+    )
+    same_top_token: float | None = Field(
+        default=None, description="share of those positions with the same most probable token, 0 to 1"
+    )
+    scored_positions: int | None = Field(default=None, description="positions that both are means over")
+    cold_turn_s: float | None = Field(
+        default=None, description="wall-clock of the first (warm-up) request to a fresh server"
+    )
+    cold_decode_tok_s: float | None = Field(default=None, description="decode speed in that request")
+    cold_first_100_tok_s: float | None = Field(
+        default=None, description="speed over its first 100 tokens after the first, client timing"
+    )
+    cold_later_tok_s: float | None = Field(default=None, description="speed over all tokens after those")
+    bound_decode_tok_s: float | None = Field(
+        default=None, description="most that memory and links allow at the measured hit rate"
+    )
+    bound_share: float | None = Field(default=None, description="share of that bound reached, 0 to 1")
     replicates: list[Replicate] = Field(default_factory=list)
     cell: Cell | None = Field(default=None, description="in results of the device's benchmark alone")
+
+
+class Roofline(_Model):
+    """The bandwidths behind every arm's bound, as measured on this machine."""
+
+    bandwidths: Bandwidths | None = None
+    reason: str = Field(default="", description="why there are none")
 
 
 class WarningNote(_Model):
@@ -176,4 +206,5 @@ class Report(_Model):
     winner: Winner | None
     trials: list[Trial]
     warnings: list[WarningNote] = Field(default_factory=list)
+    roofline: Roofline | None = Field(default=None, description="None: not asked for (bench/device)")
     seconds: float = Field(description="wall-clock of the whole study, all sessions, build excluded")

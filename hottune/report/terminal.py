@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from hottune.report import setup, wording
+from hottune.report import beside, setup, wording
 from hottune.report.schema import Arm, Change, Report
 
 NARROWEST, WIDEST, UNKNOWN_WIDTH = 80, 160, 100
@@ -59,6 +59,8 @@ def report_view(report: Report) -> RenderableType:
         parts.append(Text(wording.VIRTUAL_GPU, style="bold yellow"))
     parts += [_answer(report), _arms(report), _lines("", wording.failures(report), "red")]
     parts += [_comparisons(report)]
+    parts += [_lines(beside.QUALITY, beside.quality(report)), _lines(beside.COLD, beside.cold_start(report))]
+    parts += [_lines(beside.ROOFLINE, beside.roofline(report))]
     parts += [_lines("Search", [wording.search_summary(report), *wording.remeasured(report)])]
     parts += [_lines("Proof that it was on", setup.proof(report))]
     parts += [_lines("Warnings", wording.warnings(report), "yellow"), _setup(report)]
@@ -77,7 +79,15 @@ def _answer(report: Report) -> RenderableType:
 def _arms(report: Report) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("arm")
-    for head in ("prefill\ntok/s", "decode\ntok/s", "TTFT\nms", "turn\ns", "VRAM\nMiB", "hits\n"):
+    for head in (
+        "prefill\ntok/s",
+        "decode\ntok/s",
+        "TTFT\nms",
+        "turn\ns",
+        "KLD\nnats",
+        "VRAM\nMiB",
+        "hits\n",
+    ):
         table.add_column(head, justify="right", no_wrap=True)
     for arm in report.arms:
         won = report.winner is not None and arm.name == report.winner.arm
@@ -87,6 +97,7 @@ def _arms(report: Report) -> RenderableType:
             wording.speed(arm, "decode_tok_s"),
             wording.number(arm.ttft_ms, 0) if arm.outcome == "measurement" else wording.NOTHING,
             wording.number(arm.turn_s) if arm.outcome == "measurement" else wording.NOTHING,
+            beside.kld(arm),
             wording.vram(arm),
             wording.share(arm.hit_rate) if arm.outcome == "measurement" else wording.NOTHING,
             style="bold" if won else "",
@@ -94,6 +105,8 @@ def _arms(report: Report) -> RenderableType:
     notes = [f"All under the same VRAM ceiling of {report.ceiling_mib:,.0f} MiB."]
     if any(len(wording.measurements(arm)) > 1 for arm in report.arms):
         notes.append("± is the standard deviation over fresh servers.")
+    if any(arm.kld_to_all_cpu is not None for arm in report.arms):
+        notes.append("KLD: least divergence from all-cpu's next tokens.")
     if any(arm.vram_source == "device-change" for arm in report.arms):
         notes.append("~ marks the change of the whole device: the process's own use is hidden here.")
     return Padding(Group(table, Text(" ".join(notes), style="dim")), (1, 0, 0, 0))

@@ -15,6 +15,7 @@ OUTCOME_WORDS = {
     "out_of_memory": "out of memory",
     "timed_out": "timed out",
     "crashed": "crashed",
+    "garbage": "garbage",
     "not_engaged": "not engaged",
     "rejected": "rejected",
     "not_confirmed": "not confirmed",

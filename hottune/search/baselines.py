@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
+from hottune.outcomes import Measurement, Outcome, too_large
 from hottune.placement import Placement
 from hottune.report.schema import ArmName
 from hottune.search.space import Space
@@ -87,7 +87,7 @@ def _best_layers(space: CurrentSpace, ubatch: int, attempt: Attempt) -> None:
     while n_cpu_moe < n_layers and n_cpu_moe not in tried and len(tried) < LAYER_ATTEMPTS:
         tried.add(n_cpu_moe)
         outcome = attempt("layers", space().layers(n_cpu_moe, ubatch))
-        if isinstance(outcome, OutOfMemory | Rejected):
+        if too_large(outcome):
             n_cpu_moe = max(n_cpu_moe + 1, min(space().fewest_cpu_layers(ubatch), n_layers - 1))
         elif isinstance(outcome, Measurement) and n_cpu_moe > 0:
             fuller_mib = outcome.vram_peak_mib + space().layer_mib(n_cpu_moe - 1)

@@ -37,16 +37,21 @@ BEAT_AGAIN_S = 1.0
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 Key = tuple[str, int] | str
-End = tuple[TrialState, list[float] | None]
 Parameters = tuple[Mapping[str, Any], Mapping[str, BaseDistribution]]
 
 
 def key_of(attributes: Mapping[str, Any]) -> Key | None:
-    """Return what a trial measures: a position of a confirm plan, else a placement; None = not said yet."""
+    """Return what a trial measures: a position of a confirm plan, else a placement; None = not said yet.
+
+    A placement that is measured once more has a key of its own.
+    """
     if "plan" in attributes:
         return str(attributes["plan"]), int(attributes["position"])
     placement = attributes.get("placement")
-    return None if placement is None else str(placement)
+    if placement is None:
+        return None
+    repeat = attributes.get("repeat", 0)
+    return f"{placement}#{repeat}" if repeat else str(placement)
 
 
 def is_done(trial: FrozenTrial) -> bool:
@@ -63,14 +68,14 @@ class Claims:
         study_id: the storage's number of it.
         patience: asks the storage.
         worker: name of this process, stored with what it measures.
-        end_of: how a trial with these attributes ends in Optuna's words: its state and its values.
+        values_of: what is optimised, of a trial's attributes; None where they have no measurement.
     """
 
     storage: Storage
     study_id: int
     patience: Patience
     worker: str
-    end_of: Callable[[Mapping[str, Any]], End]
+    values_of: Callable[[Mapping[str, Any]], list[float] | None]
     #: Trials whose worker was silent when looked at before, and when that was.
     _silent: dict[int, float] = field(default_factory=dict)
     _outages_seen: int = 0
@@ -209,8 +214,12 @@ class Claims:
         """Add a trial that was measured while it could not be stored, unless its key is done by now."""
         key = key_of(attributes)
         assert key is not None
-        state, values = self.end_of(attributes)
-        finished = optuna.trial.create_trial(state=state, values=values, user_attrs=dict(attributes))
+        values = self.values_of(attributes)
+        finished = optuna.trial.create_trial(
+            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+            values=values,
+            user_attrs=dict(attributes),
+        )
 
         def once() -> None:
             if not any(is_done(one) for one in self.of(key)):
@@ -248,8 +257,11 @@ class Claims:
             with contextlib.suppress(UpdateFinishedTrialError):
                 for name, content in attributes.items():
                     self.storage.set_trial_user_attr(trial_id, name, content)
-                state, values = self.end_of(self.storage.get_trial(trial_id).user_attrs)
-                self.storage.set_trial_state_values(trial_id, state, values)
+                values = self.values_of(self.storage.get_trial(trial_id).user_attrs)
+                if values is None:
+                    self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+                else:
+                    self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
 
         self.patience(once)
 

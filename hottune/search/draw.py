@@ -9,21 +9,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
 from hottune.placement import Placement
 from hottune.search.claims import Parameters
+from hottune.search.objective import Limits, Objective
 from hottune.search.space import Space
 
-#: Trials that TPE wants to see before it models: those of the structured plan count.
+#: Trials that TPE wants to see before it models; those of the structured plan count.
 STARTUP_TRIALS = 6
-
-Direction = Literal["minimize", "maximize"]
 Fixed = Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A trial that ended, as a sampler sees it."""
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    outcome: Outcome
 
 
 def sampler(
@@ -39,11 +50,9 @@ def sampler(
         fixed: parameters that it may not choose, with their values.
     """
     (drawn,) = np.random.SeedSequence((seed % 2**63, n_known, attempt)).generate_state(1)
-    free: optuna.samplers.BaseSampler = (
-        optuna.samplers.RandomSampler(seed=int(drawn))
-        if at_random
-        else optuna.samplers.TPESampler(seed=int(drawn), multivariate=False, n_startup_trials=STARTUP_TRIALS)
-    )
+    if at_random:
+        return optuna.samplers.RandomSampler(seed=int(drawn))
+    free = optuna.samplers.TPESampler(seed=int(drawn), multivariate=False, n_startup_trials=STARTUP_TRIALS)
     if not fixed:
         return free
     with warnings.catch_warnings():  # Optuna calls it experimental
@@ -53,11 +62,12 @@ def sampler(
 
 def draw(
     space: Space,
-    known: Sequence[FrozenTrial],
-    directions: Sequence[Direction],
+    known: Sequence[Seen],
+    objective: Objective,
+    limits: Limits,
+    *,
     seed: int,
     attempt: int,
-    *,
     at_random: bool,
     fixed: Fixed | None = None,
 ) -> Placement | None:
@@ -66,16 +76,42 @@ def draw(
     Args:
         space: to draw from.
         known: everything that ended, in order, with the parameters that a sampler would have drawn.
-        directions: of what is optimised.
+        objective: what is optimised.
+        limits: what a placement must keep: constraints to the sampler.
         seed: of the study.
         attempt: draws since the last of `known` that led to nothing new.
         at_random: do not look at what was best so far.
-        fixed: parameters that the sampler may not choose, with their values.
+        fixed: parameters that may not be chosen, with their values.
     """
-    chosen_by = sampler(seed, len(known), attempt, at_random=at_random, fixed=fixed)
-    study = optuna.create_study(directions=list(directions), sampler=chosen_by)
-    study.add_trials(known)
+    study = optuna.create_study(
+        directions=objective.directions,
+        sampler=sampler(seed, len(known), attempt, at_random=at_random, fixed=fixed),
+    )
+    study.add_trials([_as_trial(one, objective, limits) for one in known])
     return space.sample(study.ask())
+
+
+def _as_trial(seen: Seen, objective: Objective, limits: Limits) -> FrozenTrial:
+    """Return what Optuna learns from: a value, a broken constraint without a value, or nothing.
+
+    What ran out of memory or broke the ceiling is infeasible, not bad. It has no value; the size of the
+    constraint is 1 whatever it would have needed, for that is not known.
+    """
+    outcome = seen.outcome
+    found: dict[str, float] = {}
+    state, values = TrialState.FAIL, None
+    if isinstance(outcome, Measurement):
+        state, values = TrialState.COMPLETE, objective.values(outcome)
+        found = {"memory": 0.0, **limits.violations(outcome)}
+    elif isinstance(outcome, OutOfMemory | Rejected):
+        state, found = TrialState.PRUNED, {"memory": 1.0}
+    return create_trial(
+        state=state,
+        values=values,
+        params=dict(seen.params),
+        distributions=dict(seen.distributions),
+        system_attrs={f"constraints:{key}": value for key, value in found.items()},
+    )
 
 
 def parameters(space: Space, placement: Placement) -> Parameters:

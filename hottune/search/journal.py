@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hottune.errors import StorageError
-from hottune.outcomes import OUTCOME_ADAPTER, Crashed, Measurement, Outcome, OutOfMemory, Rejected
+from hottune.outcomes import OUTCOME_ADAPTER, Crashed, Measurement, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
 from hottune.search import storage as storages
 from hottune.search import unsaved
-from hottune.search.claims import Claims, End, Key, Parameters, is_done, key_of
-from hottune.search.draw import Fixed, draw, parameters
+from hottune.search.claims import Claims, Key, Parameters, is_done, key_of
+from hottune.search.draw import Fixed, Seen, draw, parameters
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.space import Space
 from hottune.search.storage import Patience, Storage, open_storage, sqlite_path, storage_errors
@@ -52,6 +52,7 @@ class Planned:
     placement: Placement
     origin: Origin
     arm: ArmName | None = None
+    repeat: int = 0  # so many measurements of the same placement are known already
 
 
 class Journal:
@@ -104,7 +105,7 @@ class Journal:
             confirm, _ = self._open(storage, name + CONFIRM)
         self._patience = Patience(url, limit_s=storages.OUTAGE_LIMIT_S, say=say)
         self._search, self._confirm = (
-            Claims(storage, number, self._patience, worker, self._end) for number in (self._study, confirm)
+            Claims(storage, number, self._patience, worker, self._values) for number in (self._study, confirm)
         )
         self._storage = storage
         if settle:
@@ -112,7 +113,7 @@ class Journal:
 
     def _open(self, storage: Storage, name: str) -> tuple[int, bool]:
         """Return the storage's number of a study, and whether it was made now, by this very process."""
-        directions = [optuna.study.StudyDirection[word.upper()] for word in self.objective.directions]
+        directions = [getattr(optuna.study.StudyDirection, one.upper()) for one in self.objective.directions]
         try:
             return storage.create_new_study(directions, name), True
         except optuna.exceptions.DuplicatedStudyError:
@@ -146,7 +147,7 @@ class Journal:
     def trials(self) -> list[Trial]:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
         for one in self._search.trials():
-            # What ended never changes, and reading hundreds of outcomes again for each trial takes long.
+            # What is done never changes, and reading hundreds of outcomes for each trial takes long.
             if one.number not in self._ended and is_done(one):
                 self._ended[one.number] = _trial(one)
         return [self._ended[number] for number in sorted(self._ended)]
@@ -194,7 +195,7 @@ class Journal:
             if trial is not None:
                 self._waited_for = ""
                 return trial
-            for done in self._search.of(planned.placement.model_dump_json()):
+            for done in self._search.of(_key(_attributes(planned))):
                 if is_done(done):
                     return _trial(done)
                 self._wait(done)
@@ -235,21 +236,27 @@ class Journal:
             fixed: parameters that it may not choose, with their values.
             limit: see `try_unclaimed`.
         """
-        trials = self.trials()
-        known = [self._learnt(one) for one in self._search.trials() if one.number in self._ended]
+        ended = {trial.number: trial.outcome for trial in self.trials()}
+        known = [
+            Seen(one.params, one.distributions, ended[one.number])
+            for one in self._search.trials()
+            if one.number in ended
+        ]
+        measured = {trial.placement for trial in self.trials()}
         count, attempt = self._attempt
         attempt = attempt + 1 if count == len(known) else 0
         self._attempt = len(known), attempt
         placement = draw(
             space,
             known,
-            self.objective.directions,
-            self._seed,
-            attempt,
+            self.objective,
+            self.limits,
+            seed=self._seed,
+            attempt=attempt,
             at_random=at_random,
             fixed=fixed,
         )
-        if placement is None or placement in {one.placement for one in trials} | self.claimed():
+        if placement is None or placement in measured | self.claimed():
             return None
         return self.try_unclaimed(Planned(placement, "sampler"), space, measure, limit=limit)
 
@@ -348,41 +355,10 @@ class Journal:
             self._waited_for = line
         time.sleep(LOOK_AGAIN_S)
 
-    def _end(self, attributes: Mapping[str, Any]) -> End:
+    def _values(self, attributes: Mapping[str, Any]) -> list[float] | None:
         text = attributes.get("outcome")
-        return (
-            (TrialState.FAIL, None) if text is None else self._ended_as(OUTCOME_ADAPTER.validate_json(text))
-        )
-
-    def _ended_as(self, outcome: Outcome) -> End:
-        if isinstance(outcome, Measurement):
-            return TrialState.COMPLETE, self.objective.values(outcome)
-        # Infeasible, not bad: TPE learns from the constraint; there is no value to learn from.
-        infeasible = isinstance(outcome, OutOfMemory | Rejected)
-        return TrialState.PRUNED if infeasible else TrialState.FAIL, None
-
-    def _learnt(self, frozen: FrozenTrial) -> FrozenTrial:
-        """Return what the sampler learns of a trial that ended."""
-        outcome = self._ended[frozen.number].outcome
-        state, values = self._ended_as(outcome)
-        return optuna.trial.create_trial(
-            state=state,
-            values=values,
-            params=frozen.params,
-            distributions=frozen.distributions,
-            constraints=constraints(outcome, self.limits),
-        )
-
-
-def constraints(outcome: Outcome, limits: Limits) -> dict[str, float]:
-    """Return what Optuna's samplers take as constraints: above 0 is infeasible.
-
-    "memory" is 1 for what ran out of memory or broke the ceiling, whatever the size (how much it would have
-    needed is not known). The others are those of the limits, for measurements.
-    """
-    if isinstance(outcome, Measurement):
-        return {"memory": 0.0, **limits.violations(outcome)}
-    return {"memory": 1.0} if isinstance(outcome, OutOfMemory | Rejected) else {}
+        outcome = None if text is None else OUTCOME_ADAPTER.validate_json(text)
+        return self.objective.values(outcome) if isinstance(outcome, Measurement) else None
 
 
 def _attributes(planned: Planned) -> dict[str, Any]:
@@ -390,6 +366,7 @@ def _attributes(planned: Planned) -> dict[str, Any]:
         "placement": planned.placement.model_dump_json(),
         "origin": planned.origin,
         "arm": planned.arm,
+        "repeat": planned.repeat,
         "started": datetime.now(UTC).isoformat(),
     }
 

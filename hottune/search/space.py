@@ -21,7 +21,7 @@ DEFAULT_INTERVAL = 60
 #: Policies worth searching; "static" wants a profile.
 POLICIES: tuple[Policy, ...] = ("lfru", "window", "lru")
 #: Share of the room for the cache that the sampler uses: below, a cache would waste VRAM that is free.
-CACHE_SHARE = (0.3, 1.0)
+CACHE_SHARE = (0.8, 1.0)
 #: A placement that ran out of memory needed at least this share of the ceiling more than was predicted.
 OOM_STEP = 0.01
 

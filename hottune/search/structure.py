@@ -6,8 +6,9 @@ and the program runs again from its beginning. So the plan has no state of its o
 or that several workers share, goes on with the same placements.
 
 The plan: where along the ceiling the best mix of whole layers and cache lies (the cost model proposes where
-to begin), then the device's live settings (one server serves them all), then what needs a restart: threads
-and ubatch; at the end the mix once more, closer.
+to begin); then threads and ubatch, which do most; then the device's live settings, which one server serves
+all; at the end the mix once more, closer. Live settings do less than servers scatter, so one is taken for
+better only when it still is, by `MARGIN`, after both were measured `LOOKS` times.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from hottune.placement import INTERVAL_POLICIES, Placement, Policy
 from hottune.search.space import DEFAULT_INTERVAL, Space
@@ -27,7 +29,8 @@ FIRST_STEP, LAST_STEP = 0.25, 0.125
 #: correct the memory model.
 SAME_CACHE = 0.05
 
-Cost = Callable[[Placement], float | None]
+#: A live setting must be so much better than what it replaces, over so many measurements of each.
+MARGIN, LOOKS = 0.01, 3
 
 
 @dataclass(frozen=True)
@@ -69,44 +72,52 @@ class Known:
     """Costs of what was measured, looked up by placement; a slightly different cache counts as the same.
 
     Args:
-        costs: every placement that ended, with its cost (lower is better), or None when it has none.
+        costs: every trial that ended, as placement and cost (lower is better), None where it has none.
     """
 
     def __init__(self, costs: Iterable[tuple[Placement, float | None]]) -> None:
-        self._exact: dict[Placement, float | None] = {}
-        self._alike: dict[Placement, list[tuple[int, float]]] = {}
+        self._exact: dict[Placement, list[float | None]] = {}
+        self._alike: dict[Placement, set[Placement]] = {}
         for placement, cost in costs:
-            self._exact[placement] = cost
+            self._exact.setdefault(placement, []).append(cost)
             if cost is not None and placement.hot_k:
-                self._alike.setdefault(_without_cache(placement), []).append((placement.hot_k, cost))
+                self._alike.setdefault(_without_cache(placement), set()).add(placement)
 
-    def __contains__(self, placement: Placement) -> bool:
-        return placement in self._exact or self._near(placement) is not None
-
-    def cost(self, placement: Placement) -> float:
-        """Return the cost; infinite for what could not be measured."""
-        known = self._exact.get(placement)
-        if known is None:
-            known = self._near(placement)
-        return math.inf if known is None else known
-
-    def _near(self, placement: Placement) -> float | None:
+    def measured(self, placement: Placement) -> tuple[Placement, list[float | None]]:
+        """Return the placement that answers for this one, and what it cost, measurement by measurement."""
+        if placement in self._exact:
+            return placement, self._exact[placement]
         within = max(1.0, SAME_CACHE * placement.hot_k)
         near = [
-            (abs(hot_k - placement.hot_k), cost)
-            for hot_k, cost in self._alike.get(_without_cache(placement), [])
-            if abs(hot_k - placement.hot_k) <= within
+            (abs(one.hot_k - placement.hot_k), -one.hot_k, one)
+            for one in self._alike.get(_without_cache(placement), ())
+            if abs(one.hot_k - placement.hot_k) <= within
         ]
-        return min(near)[1] if near else None
+        if not near:
+            return placement, []
+        found = min(near, key=lambda one: one[:2])[2]
+        return found, self._exact[found]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A placement that the plan wants to know, and how many measurements of it there are."""
+
+    placement: Placement
+    repeat: int = 0
 
 
 class _Unknown(Exception):
-    def __init__(self, placement: Placement) -> None:
-        self.placement = placement
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
 
 
-def next_structured(space: Space, start: Start, known: Known, *, quick: bool = False) -> Placement | None:
-    """Return the first placement of the plan that is not known yet; None when the plan is through.
+#: Mean cost of a point, measured so many times at least.
+Ask = Callable[[Point, int], float]
+
+
+def next_structured(space: Space, start: Start, known: Known, *, quick: bool = False) -> Wanted | None:
+    """Return the first placement of the plan that is not known well enough; None when the plan is through.
 
     Args:
         space: with its bounds as they are now.
@@ -115,18 +126,21 @@ def next_structured(space: Space, start: Start, known: Known, *, quick: bool = F
         quick: only the first look: the mix, and the settings with most to tell.
     """
 
-    def ask(point: Point) -> float:
+    def ask(point: Point, looks: int) -> float:
         placement = point.placement(space)
         if placement is None:
             return math.inf
-        if placement not in known:
-            raise _Unknown(placement)
-        return known.cost(placement)
+        found, costs = known.measured(placement)
+        if None in costs:
+            return math.inf
+        if len(costs) < looks:
+            raise _Unknown(Wanted(found, len(costs)))
+        return fmean(cost for cost in costs if cost is not None)
 
     try:
-        _plan(space, start, ask, quick)
+        _Plan(space, start, ask).run(quick)
     except _Unknown as unknown:
-        return unknown.placement
+        return unknown.wanted
     return None
 
 
@@ -134,46 +148,85 @@ def foreseen(space: Space, start: Start, *, quick: bool = False) -> list[Placeme
     """Return the placements of the plan, in order, if all turned out equally fast; for `--dry-run`."""
     asked: dict[Placement, None] = {}
 
-    def ask(point: Point) -> float:
+    def ask(point: Point, looks: int) -> float:
         placement = point.placement(space)
         if placement is None:
             return math.inf
         asked[placement] = None
         return 1.0
 
-    _plan(space, start, ask, quick)
+    _Plan(space, start, ask).run(quick)
     return list(asked)
 
 
-def _plan(space: Space, start: Start, ask: Callable[[Point], float], quick: bool) -> None:
-    best = Point(0.0, start.ubatch, start.threads, start.policy, start.interval, space.bypasses[0])
+class _Plan:
+    def __init__(self, space: Space, start: Start, ask: Ask) -> None:
+        self._space = space
+        self._ask = ask
+        self._best = Point(
+            proposed_share(space, start),
+            start.ubatch,
+            start.threads,
+            start.policy,
+            start.interval,
+            space.bypasses[0],
+        )
 
-    def better(points: Iterable[Point]) -> bool:
-        """Move to the best of the points; tell whether that was a move."""
-        nonlocal best
-        found = min([best, *points], key=ask)
-        moved, best = found != best, found
-        return moved
+    def run(self, quick: bool) -> None:
+        space = self._space
+        self._shares(*SHARES[: 1 if quick else None])
+        if quick:
+            self._walk("threads", space.threads, only=1)
+            self._live((16,), ())
+            self._shares(0.5)
+            return
+        self._shares(self._best.layer_share + FIRST_STEP, self._best.layer_share - FIRST_STEP)
+        self._walk("threads", space.threads)
+        self._walk("ubatch", space.ubatches)
+        self._live((16, 240), ("lfru", "lru", "window"))
+        self._take([replace(self._best, shared=True)], LOOKS)
+        self._shares(self._best.layer_share + LAST_STEP, self._best.layer_share - LAST_STEP)
 
-    def shares(*values: float) -> list[Point]:
-        return [replace(best, layer_share=min(1.0, max(0.0, value))) for value in values]
+    def _take(self, points: Iterable[Point], looks: int = 1) -> bool:
+        """Move to the best of the points; tell whether that was a move.
 
-    proposed = proposed_share(space, start)
-    better(shares(proposed, *SHARES))
-    if quick:
-        better(_live(best, quick=True))
-        better(_others(best, "threads", _steps(space.threads, best.threads)[:1]))
-        return
-    better(shares(best.layer_share + FIRST_STEP, best.layer_share - FIRST_STEP))
-    better(_live(best, quick=False))
-    better([replace(best, shared=True)])
-    better(_others(best, "bypass", [bypass for bypass in space.bypasses if bypass != best.bypass]))
-    for field, choices in (("threads", space.threads), ("ubatch", space.ubatches)):
-        # Up or down, as long as it helps; a setting at which the other direction lost is not tried again.
+        With more than one look, what seems best is measured again before it is believed, and must be better
+        by a margin; then what was best before counts with as many measurements.
+        """
+        before = self._best
+        others = [point for point in dict.fromkeys(points) if point != before]
+        while others:
+            found = min(others, key=lambda point: self._ask(point, 1))
+            if self._ask(found, 1) >= self._ask(before, 1):
+                break
+            needed = (1 - MARGIN * (looks > 1)) * self._ask(before, looks)
+            if self._ask(found, looks) < needed:
+                self._best = found
+                break
+            others.remove(found)
+        return self._best != before
+
+    def _shares(self, *values: float) -> None:
+        self._take(replace(self._best, layer_share=min(1.0, max(0.0, value))) for value in values)
+
+    def _walk(self, field: str, choices: Sequence[int], only: int = 99) -> None:
+        """Go down the choices, else up, as long as that helps."""
         for step in (1, -1):
-            while better(_others(best, field, _neighbour(choices, getattr(best, field), step))):
-                pass
-    better(shares(best.layer_share + LAST_STEP, best.layer_share - LAST_STEP))
+            for _ in range(only):
+                value = _neighbour(choices, getattr(self._best, field), step)
+                if value is None or not self._take([replace(self._best, **{field: value})]):  # type: ignore[arg-type]
+                    break
+            else:
+                return
+
+    def _live(self, intervals: Sequence[int], policies: Sequence[Policy]) -> None:
+        """Try other policies and rebalancing, which a running server can turn to."""
+        best = self._best
+        found = [replace(best, interval=one) for one in intervals if best.policy in INTERVAL_POLICIES]
+        for policy in policies:
+            interval = best.interval if policy in INTERVAL_POLICIES else DEFAULT_INTERVAL
+            found.append(replace(best, policy=policy, interval=interval))
+        self._take(found, LOOKS)
 
 
 def proposed_share(space: Space, start: Start) -> float:
@@ -189,31 +242,11 @@ def proposed_share(space: Space, start: Start) -> float:
     return max(speeds, key=lambda share: speeds[share], default=0.0)
 
 
-def _live(best: Point, *, quick: bool) -> list[Point]:
-    """Return variants that a running server can turn to: other rebalancing, other policies."""
-    intervals = (16,) if quick else (16, 240)
-    found = [replace(best, interval=interval) for interval in intervals if best.policy in INTERVAL_POLICIES]
-    policies: Sequence[Policy] = () if quick else ("lfru", "lru", "window")
-    for policy in policies:
-        if policy != best.policy:
-            interval = best.interval if policy in INTERVAL_POLICIES else DEFAULT_INTERVAL
-            found.append(replace(best, policy=policy, interval=interval))
-    return found
-
-
-def _others(best: Point, field: str, values: Sequence[int]) -> list[Point]:
-    return [replace(best, **{field: value}) for value in values]  # type: ignore[arg-type]
-
-
-def _neighbour(choices: Sequence[int], value: int, step: int) -> list[int]:
+def _neighbour(choices: Sequence[int], value: int, step: int) -> int | None:
     if value not in choices:
-        return []
+        return None
     index = choices.index(value) + step
-    return [choices[index]] if 0 <= index < len(choices) else []
-
-
-def _steps(choices: Sequence[int], value: int) -> list[int]:
-    return [*_neighbour(choices, value, 1), *_neighbour(choices, value, -1)]
+    return choices[index] if 0 <= index < len(choices) else None
 
 
 def _without_cache(placement: Placement) -> Placement:

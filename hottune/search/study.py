@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import fmean
 
 from hottune.outcomes import Measurement, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Trial
 from hottune.search.baselines import BASELINES, measure_baselines
+from hottune.search.draw import Fixed
 from hottune.search.journal import Journal, Measure, Planned
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.space import Space
-from hottune.search.structure import Known, Start, next_structured
+from hottune.search.structure import Known, Start, Wanted, next_structured
 
 #: The sampler may choose known or impossible placements this often in a row before chance chooses, ...
 DRY_DRAWS = 15
 #: ... and so often before the search ends.
 DRY_DRAWS_IN_ALL = 40
-#: Parameters of the space that need a fresh server.
-RESTART = ("ubatch", "n_cpu_moe", "threads")
-#: Draws that one server serves, if its placement is at most this much slower than the best.
-TRIALS_A_SERVER, PROMISING = 3, 0.1
+#: Groups of parameters that the sampler draws together, in turn, while the others stay at the best; () = all.
+DRAWN_TOGETHER: tuple[tuple[str, ...], ...] = (
+    ("policy", "rebalance_interval", "shared_budget", "prefill_bypass"),
+    ("n_cpu_moe", "cache_share"),
+    ("policy", "rebalance_interval", "shared_budget", "prefill_bypass"),
+    ("threads", "ubatch"),
+    (),
+)
 
 Watch = Callable[[Trial], None]
 Announce = Callable[[Placement], None]
@@ -82,30 +88,28 @@ class Study:
             ):
                 self._try_unclaimed(planned, budget)
         while not self._done(budget):
-            placement = self.next_structured(quick=budget.quick)
-            if placement is None:
-                break
-            self._try_unclaimed(Planned(placement, "grid"), budget)
+            wanted = self.next_structured(quick=budget.quick)
+            if wanted is None or not self._try_unclaimed(
+                Planned(wanted.placement, "grid", repeat=wanted.repeat), budget
+            ):
+                break  # the plan is through, or another worker measures what it waits for
         dry = 0
         while not self._done(budget) and dry < DRY_DRAWS_IN_ALL:
-            space = self.space()
             trial = self.journal.try_sample(
-                space,
+                self.space(),
                 self.measure,
                 at_random=dry >= DRY_DRAWS,
-                fixed=self._same_server(space, dry),
+                fixed=self._fixed(dry),
                 limit=budget.trials,
             )
             dry = 0 if trial else dry + 1
             if trial:
                 self.watch(trial)
 
-    def next_structured(self, *, quick: bool = False) -> Placement | None:
+    def next_structured(self, *, quick: bool = False) -> Wanted | None:
         """Return what the structured plan wants to know next, or None when it is through."""
         trials = self.journal.trials()
-        # What another worker is measuring is taken for bad until it is known: this one looks elsewhere.
-        claimed = [(placement, None) for placement in self.journal.claimed()]
-        known = Known([*((trial.placement, self._cost(trial)) for trial in trials), *claimed])
+        known = Known((trial.placement, self._cost(trial)) for trial in trials)
         return next_structured(self.space(), self.start_of_plan(trials), known, quick=quick)
 
     def start_of_plan(self, trials: list[Trial]) -> Start:
@@ -123,27 +127,19 @@ class Study:
             return None
         return self.objective.cost(trial.outcome)
 
-    def _same_server(self, space: Space, dry: int) -> dict[str, int | float | str] | None:
-        """Return the parameters to keep so that the server of the last trial serves the next one, too.
+    def _fixed(self, dry: int) -> Fixed | None:
+        """Return the parameters that the next draw keeps from the best placement; None = it is free.
 
-        Starting a server takes longer than driving a workload, so one whose placement is promising serves
-        `TRIALS_A_SERVER` draws; then the sampler is free again, and so it is once it draws nothing new.
+        The plan ends near the best, and few trials are left: most draws look around it, a group of parameters
+        at a time. Those that a running server can turn to come most often, for they are cheap.
         """
-        hot = [trial for trial in self.searched() if isinstance(trial.outcome, Measurement)]
-        if dry or not hot:
+        best = self.best().get("hot")
+        if best is None:
             return None
-        parameters = space.parameters(hot[-1].placement)
-        restart = {name: value for name, value in parameters.items() if name in RESTART}
-        served = 0
-        for trial in reversed(hot):
-            parameters = space.parameters(trial.placement)
-            if {name: parameters.get(name) for name in restart} != restart:
-                break
-            served += 1
-        costs = [cost for trial in hot if (cost := self._cost(trial)) is not None]
-        last = self._cost(hot[-1])
-        promising = last is not None and last <= min(costs) + PROMISING * abs(min(costs))
-        return restart if restart and promising and served < TRIALS_A_SERVER else None
+        parameters = self.space().parameters(best.placement)
+        drawn = sum(1 for trial in self.searched() if trial.origin == "sampler")
+        free = DRAWN_TOGETHER[(drawn + dry) % len(DRAWN_TOGETHER)]
+        return {name: value for name, value in parameters.items() if name not in free} if free else None
 
     def searched(self) -> list[Trial]:
         """Return the trials that count against the budget: all but baselines."""
@@ -168,11 +164,12 @@ class Study:
         self.watch(trial)
         return trial
 
-    def _try_unclaimed(self, planned: Planned, budget: Budget) -> None:
-        """Measure a placement unless another worker does."""
+    def _try_unclaimed(self, planned: Planned, budget: Budget) -> bool:
+        """Measure a placement unless another worker does, or the budget is used up; tell whether."""
         trial = self.journal.try_unclaimed(planned, self.space(), self.measure, limit=budget.trials)
         if trial is not None:
             self.watch(trial)
+        return trial is not None
 
 
 def best_of_arms(
@@ -180,15 +177,19 @@ def best_of_arms(
 ) -> dict[ArmName, Trial]:
     """Return the best measured trial of each arm, in the report's order of arms.
 
-    What keeps the limits goes before what does not.
+    What was measured several times counts with its mean. What keeps the limits goes before what does not.
     """
-    costs: dict[ArmName, tuple[tuple[bool, float], Trial]] = {}
+    costs: dict[Placement, list[float]] = {}
+    kept: dict[Placement, bool] = {}
+    found: dict[ArmName, dict[Placement, Trial]] = {}
     for trial in trials:
-        if not isinstance(trial.outcome, Measurement):
-            continue
-        arm: ArmName = trial.arm or "hot"
-        cost = (not limits.kept(trial.outcome), objective.cost(trial.outcome))
-        if arm not in costs or cost < costs[arm][0]:
-            costs[arm] = (cost, trial)
+        if isinstance(trial.outcome, Measurement):
+            costs.setdefault(trial.placement, []).append(objective.cost(trial.outcome))
+            kept[trial.placement] = kept.get(trial.placement, True) and limits.kept(trial.outcome)
+            found.setdefault(trial.arm or "hot", {}).setdefault(trial.placement, trial)
+
+    def rank(placement: Placement) -> tuple[bool, float]:
+        return not kept[placement], fmean(costs[placement])
+
     order: tuple[ArmName, ...] = (*BASELINES, "hot")
-    return {arm: costs[arm][1] for arm in order if arm in costs}
+    return {arm: found[arm][min(found[arm], key=rank)] for arm in order if arm in found}

@@ -11,7 +11,7 @@ Qwen3-30B-A3B's shape in Q4_K, llama.cpp b11434; measured while the device was d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -105,25 +105,25 @@ def expert_bytes_from_ram(shape: MoeShape, placement: Placement, curve: HitCurve
 
 
 def layer_loads(
-    shape: MoeShape, n_cpu_moe: int, misses: Iterable[tuple[float, ...]]
+    shape: MoeShape, in_ram: Sequence[float], misses: Iterable[tuple[float, ...]]
 ) -> tuple[LayerLoad, ...]:
     """Return what each MoE layer needs for a token.
 
     Args:
         shape: of the model.
-        n_cpu_moe: so many first layers have their experts in RAM.
-        misses: for each of those that is a MoE layer, in order, the distribution of its misses.
+        in_ram: share of each layer's expert bytes in RAM, 0 to 1. Of a layer with both, llama.cpp computes
+            one part after the other (up and gate before down).
+        misses: for each MoE layer with a part in RAM, in order, the distribution of its misses.
     """
     theirs = iter(misses)
-    return tuple(
-        LayerLoad(
-            expert_bytes=n_bytes / shape.n_experts,
-            n_used=shape.n_used,
-            misses=next(theirs) if number < n_cpu_moe else (),
-        )
-        for number, n_bytes in enumerate(shape.layer_expert_bytes)
-        if n_bytes
-    )
+    loads = []
+    for n_bytes, share in zip(shape.layer_expert_bytes, in_ram, strict=True):
+        one = n_bytes / shape.n_experts
+        if n_bytes and share > 0:
+            loads.append(LayerLoad(expert_bytes=one * share, n_used=shape.n_used, misses=next(theirs)))
+        if n_bytes and share < 1:
+            loads.append(LayerLoad(expert_bytes=one * (1 - share), n_used=shape.n_used, misses=()))
+    return tuple(loads)
 
 
 def token_load(shape: MoeShape, placement: Placement, curve: HitCurve) -> TokenLoad:
@@ -131,7 +131,8 @@ def token_load(shape: MoeShape, placement: Placement, curve: HitCurve) -> TokenL
     hits = hit_rate(shape, placement, curve)
     all_miss = (0.0,) * shape.n_used + (1.0,)
     misses = all_miss if hits is None else independent_misses(shape.n_used, hits)
-    layers = layer_loads(shape, placement.n_cpu_moe, repeat(misses))
+    in_ram = [float(layer < placement.n_cpu_moe) for layer in range(shape.n_layers)]
+    layers = layer_loads(shape, in_ram, repeat(misses))
     uploaded = expert_bytes_from_ram(shape, placement, curve) if placement.hot_k else 0.0
     return TokenLoad(
         dense_bytes=shape.dense_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,26 +13,27 @@ from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.machine.ballast import Holder
-from hottune.machine.clocks import gpu_state
+from hottune.machine.clocks import HARDWARE_HEAT, gpu_state
 from hottune.machine.cooldown import LIMIT_S, Cooldown, Cooled
 from hottune.machine.facts import Gpu
 from hottune.machine.vram import VramSampler
 from hottune.machine.watch import MachineWatch
 from hottune.models.shape import ModelFile
 from hottune.outcomes import (
-    Crashed,
     MachineState,
     Measurement,
+    NextTokens,
     NotEngaged,
     Outcome,
     Rejected,
     RequestSample,
-    TimedOut,
 )
 from hottune.placement import Placement, needs_restart
 from hottune.tasks.conditions import with_before
+from hottune.tasks.endings import ended, with_log
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
+from hottune.workload.next_tokens import CannotScore, require_finite, score
 from hottune.workload.summary import measurement
 
 #: How far above the ceiling a measured peak may lie: the ceiling is a promise, sampling is not exact.
@@ -77,6 +79,7 @@ class Bench:
     cooldown_limit_s: float = LIMIT_S
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
+    _to_score: Counter[Placement] = field(default_factory=Counter, init=False)
     _cooldown: Cooldown = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +100,18 @@ class Bench:
             self._keeping = False
             self._let_go()
 
+    @contextmanager
+    def scoring(self, wanted: Mapping[Placement, int]) -> Iterator[None]:
+        """Within it, so many measurements of each placement also tell what their server expects next.
+
+        That comes after everything was timed and counted (see hottune/workload/next_tokens.py).
+        """
+        self._to_score = Counter(dict(wanted))
+        try:
+            yield
+        finally:
+            self._to_score = Counter()
+
     def measure(self, placement: Placement) -> Outcome:
         """Start a fresh server, drive the workload, stop it, and say what it ended as.
 
@@ -110,6 +125,9 @@ class Bench:
         if self.ballast is not None:
             self.ballast.require()
         outcome = self._measure_kept(placement) or self._measure_fresh(placement)
+        if isinstance(outcome, Rejected) and outcome.rule == "heat":
+            self.note("the GPU was too hot: once more, when it is cooler")
+            outcome = self._measure_fresh(placement)
         if self.ballast is not None:
             self.ballast.require()
         return outcome
@@ -186,34 +204,69 @@ class Bench:
         if not isinstance(driven, list):
             return driven
         during = watch.seen()
+        if during.throttled.get(HARDWARE_HEAT):
+            detail = f"{self.gpu.name} slowed itself down for heat while it was measured"
+            return Rejected(rule="heat", detail=detail, log_tail=server.log_tail())
         if self.profile_to is not None:
             try:
                 server.save_profile(self.profile_to)
             except ControlError as error:
                 return NotEngaged(detail=f"no profile was saved: {error}", log_tail=server.log_tail())
-        hot = server.hot_stats() or server.stop()
+        hot = server.hot_stats()
+        vram_peak_mib = vram.peak_mib  # before the look at the logits, which is no part of the workload
+        seen: NextTokens | Outcome | None = None
+        if hot is not None or placement.hot_k == 0:  # else the file's counters would count the look as well
+            seen = self._look_at_logits(server, placement)
+        if not isinstance(seen, NextTokens | None):
+            return seen
+        hot = hot or server.stop()
         if self.gpu.virtual:
             if server.virtual_peak_mib is None:
                 return NotEngaged(detail="the virtual GPU left no statistics", log_tail=server.log_tail())
             vram.note_virtual(server.virtual_peak_mib)
+            vram_peak_mib = vram.peak_mib
         refused = check_engaged(placement, hot)
         if refused is not None:
             return refused.model_copy(update={"log_tail": server.log_tail()})
-        if not self.gpu.virtual and vram.peak_mib <= 0:
+        if not self.gpu.virtual and vram_peak_mib <= 0:
             return Rejected(
+                rule="vram_unknown",
                 detail="its VRAM use could not be read, so nothing proves that it kept to the ceiling"
-                + (f" ({vram.note})" if vram.note else "")
+                + (f" ({vram.note})" if vram.note else ""),
+                log_tail=server.log_tail(),
             )
-        found = measurement(
+        measured = measurement(
             driven,
-            vram_peak_mib=vram.peak_mib,
+            vram_peak_mib=vram_peak_mib,
             vram_source=vram.source,
             load_s=server.load_s,
             engagement=server.engagement(),
             parallel=self.workload.parallel,
         )
-        found = found.model_copy(update={"machine_state": MachineState(during=during)})
-        return under_ceiling(found, self.ceiling_mib)
+        measured = measured.model_copy(
+            update={"machine_state": MachineState(during=during), "next_tokens": seen}
+        )
+        outcome = under_ceiling(measured, self.ceiling_mib)
+        if isinstance(outcome, Measurement) and seen is not None:
+            self._to_score[placement] -= 1
+        return with_log(outcome, server)
+
+    def _look_at_logits(self, server: Server, placement: Placement) -> NextTokens | Outcome | None:
+        """Return what the server expects next, if that is wanted of it; any server's logits must be finite.
+
+        A server whose logits are NaN still counts tokens and looks fast.
+        """
+        limit_s = self.request_timeout_s
+        try:
+            if self._to_score[placement] > 0:
+                self.note("scoring what it expects next in a fixed text")
+                return score(server.base_url, context=placement.context, request_timeout_s=limit_s)
+            require_finite(server.base_url, request_timeout_s=limit_s)
+        except CannotScore as reason:
+            self.note(f"not scored: {reason}")
+        except RequestFailed as failed:
+            return ended(server, failed, "later", self.request_timeout_s)
+        return None
 
     def _drive(self, server: Server) -> list[RequestSample] | Outcome:
         begun: list[str] = []
@@ -230,17 +283,9 @@ class Bench:
                 request_timeout_s=self.request_timeout_s,
             )
         except RequestFailed as failed:
-            if failed.timed_out and server.alive():
-                return TimedOut(
-                    stage="request",
-                    limit_s=self.request_timeout_s,
-                    detail=str(failed),
-                    log_tail=server.log_tail(),
-                )
-            found = server.failure("first_batch" if len(begun) <= 1 else "later")
-            if isinstance(found, Crashed):
-                return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
-            return found
+            return ended(
+                server, failed, "first_batch" if len(begun) <= 1 else "later", self.request_timeout_s
+            )
 
     def _settle(self, before_mib: float | None) -> None:
         """Wait until the driver has given the server's VRAM back, so that the next one starts equal."""

@@ -11,14 +11,28 @@ from hottune.engine.argv import server_command, shell_command
 from hottune.errors import NothingMeasuredError
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
-from hottune.report.schema import Arm, ArmName, Change, Metric, Replicate, Report, Trial, WarningNote, Winner
+from hottune.report.schema import (
+    Arm,
+    ArmName,
+    Change,
+    Metric,
+    Replicate,
+    Report,
+    Roofline,
+    Trial,
+    WarningNote,
+    Winner,
+)
 from hottune.search.baselines import BASELINES
 from hottune.search.confirm import Confirmed
 from hottune.search.objective import Objective
 from hottune.search.study import best_of_arms
 from hottune.stats import NoteCode, first_run_slower, note, outliers, paired_change, recommend
+from hottune.tasks.cold import with_cold_start
 from hottune.tasks.conditions import condition_notes
 from hottune.tasks.prepare import Plan
+from hottune.tasks.quality import with_quality
+from hottune.tasks.roofline import with_bound
 from hottune.units import MIB, format_bytes
 from hottune.workload.summary import same_text
 
@@ -34,7 +48,13 @@ _SPEED: dict[Metric, tuple[Callable[[Measurement], float], bool]] = {
 
 
 def make_report(
-    plan: Plan, trials: list[Trial], confirmed: Confirmed, *, seconds: float, notes: list[WarningNote]
+    plan: Plan,
+    trials: list[Trial],
+    confirmed: Confirmed,
+    *,
+    seconds: float,
+    notes: list[WarningNote],
+    roofline: Roofline | None = None,
 ) -> Report:
     """Put everything that was found out into the result schema.
 
@@ -52,7 +72,9 @@ def make_report(
             f"The outcomes are in the study '{plan.name}': hottune studies show {plan.name}",
         )
     best = _best_baseline(measured, objective)
-    rows = [_compared(arm, best, arms, measured) for arm in arms]
+    rows = with_quality([_compared(arm, best, arms, measured) for arm in arms])
+    machine = roofline.bandwidths if roofline else None
+    rows = [with_bound(with_cold_start(arm), plan.model.shape, plan.workload, machine) for arm in rows]
     winner = _winner(plan, rows, best, objective)
     return Report(
         hottune_version=hottune.__version__,
@@ -70,6 +92,7 @@ def make_report(
         winner=winner,
         trials=trials,
         warnings=[*notes, *_warnings(plan, rows)],
+        roofline=roofline,
         seconds=seconds,
     )
 

@@ -20,7 +20,7 @@ from hottune.models.memory import estimate
 from hottune.models.resolve import load_model
 from hottune.models.shape import ModelFile, MoeShape
 from hottune.models.target import Target, target_like, with_layers
-from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
+from hottune.outcomes import Measurement, Outcome, too_large
 from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.routing.bound import Bandwidths
@@ -161,7 +161,7 @@ def measured(
             meter.ended(f"{one.arm}: {placement.label()}", outcome)
             tried.append(_tried(one, placement, outcome))
             placement = _smaller(placement, model.shape)
-            if placement is None or not isinstance(outcome, OutOfMemory | Rejected):
+            if placement is None or not too_large(outcome):
                 break
     meter.finish()
     return TryReport(

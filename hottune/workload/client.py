@@ -14,11 +14,11 @@ import httpx
 from hottune.errors import BadSettingError
 from hottune.outcomes import RequestSample
 from hottune.workload.facts import Request, Workload
-from hottune.workload.stream import Event, RequestFailed, error_message, read_sample
+from hottune.workload.stream import Event, RequestFailed, WrongAnswer, error_message, read_sample
 from hottune.workload.texts import load_text
 from hottune.workload.together import together
 
-__all__ = ["RequestFailed", "drive"]
+__all__ = ["RequestFailed", "WrongAnswer", "drive"]
 
 CONNECT_TIMEOUT_S = 10.0
 TEMPERATURE = 0.7
@@ -42,8 +42,8 @@ def drive(
             given up this long after its last byte.
 
     Raises:
-        RequestFailed: the server died, answered with an error, took too long, or did not process and
-            generate exactly the asked number of tokens.
+        RequestFailed: the server died, answered with an error, or took too long.
+        WrongAnswer: it did not process and generate exactly the asked number of tokens, or no text.
         BadSettingError: a text has fewer tokens, with this model's tokenizer, than the workload needs.
     """
     # The environment's proxies are for the outside world, not for a server on this machine.
@@ -57,7 +57,7 @@ def drive(
             )
             for _ in range(workload.parallel)
         ]
-        prompts = [_prompt(clients[0], request) for request in workload.requests]
+        prompts = [cut_prompt(clients[0], request) for request in workload.requests]
         given_up = threading.Event()
         closing.callback(given_up.set)  # first of all: no other request of a wave goes on after a failure
         samples: list[RequestSample] = []
@@ -124,12 +124,12 @@ def completion_body(prompt: list[int], output_tokens: int, seed: int) -> dict[st
     }
 
 
-def _prompt(http: httpx.Client, request: Request) -> list[int]:
+def cut_prompt(http: httpx.Client, request: Request) -> list[int]:
     """Return the ids of the text's part, with a beginning-of-sequence token first if the model has one.
 
     That token counts: the prompt is exactly `prompt_tokens` long.
     """
-    ids = _tokens(http, load_text(request.text))
+    ids = tokenize(http, load_text(request.text))
     first, last = request.offset_tokens, request.offset_tokens + request.prompt_tokens
     if len(ids) < last:
         raise BadSettingError(
@@ -139,24 +139,35 @@ def _prompt(http: httpx.Client, request: Request) -> list[int]:
         )
     if first == 0:
         return ids[:last]
-    special = _tokens(http, "")[:1]  # what stands before any text
+    special = tokenize(http, "")[:1]  # what stands before any text
     begin = special if special == ids[:1] else []
     return [*begin, *ids[first + len(begin) : last]]
 
 
-def _tokens(http: httpx.Client, text: str) -> list[int]:
-    body = {"content": text, "add_special": True, "parse_special": False}
+def tokenize(http: httpx.Client, text: str, *, special: bool = True) -> list[int]:
+    """Return a text's token ids.
+
+    Args:
+        http: leads to the server.
+        text: plain text.
+        special: with a beginning-of-sequence token where the model has one.
+
+    Raises:
+        RequestFailed: the server is gone or refused.
+        WrongAnswer: it gave something else than token ids.
+    """
+    body = {"content": text, "add_special": special, "parse_special": False}
     try:
         answer = http.post("/tokenize", json=body)
     except httpx.HTTPError as error:
-        raise _failed(error) from error
-    _require_ok(answer)
+        raise failure_of(error) from error
+    require_ok(answer)
     try:
         ids = answer.json()["tokens"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RequestFailed(f"/tokenize gave no tokens: {answer.text[:80]!r}") from error
+        raise WrongAnswer(f"/tokenize gave no tokens: {answer.text[:80]!r}") from error
     if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-        raise RequestFailed("/tokenize gave something else than token ids")
+        raise WrongAnswer("/tokenize gave something else than token ids")
     return ids
 
 
@@ -176,7 +187,7 @@ def _complete(
         with http.stream("POST", "/completion", json=completion_body(prompt, output_tokens, seed)) as answer:
             if answer.status_code != httpx.codes.OK:
                 answer.read()
-            _require_ok(answer)
+            require_ok(answer)
             for chunk in answer.iter_raw():
                 at_s = time.perf_counter() - start
                 # Split at \n alone: JSON leaves other line separators inside the text as they are.
@@ -187,11 +198,12 @@ def _complete(
                 if at_s > timeout_s:
                     raise RequestFailed(f"no end after {timeout_s:g} s, {len(events)} events", timed_out=True)
     except httpx.HTTPError as error:
-        raise _failed(error, len(events)) from error
+        raise failure_of(error, len(events)) from error
     return start, events
 
 
-def _require_ok(answer: httpx.Response) -> None:
+def require_ok(answer: httpx.Response) -> None:
+    """Raise RequestFailed, with the server's own words, unless it answered with 200."""
     if answer.status_code == httpx.codes.OK:
         return
     try:
@@ -202,7 +214,8 @@ def _require_ok(answer: httpx.Response) -> None:
     raise RequestFailed(f"the server answered {answer.request.url.path} with {answer.status_code}: {message}")
 
 
-def _failed(error: httpx.HTTPError, n_events: int = 0) -> RequestFailed:
+def failure_of(error: httpx.HTTPError, n_events: int = 0) -> RequestFailed:
+    """Return what a broken connection or a time-out means."""
     timed_out = isinstance(error, httpx.TimeoutException)
     what = "the server went silent" if timed_out else "the connection to the server broke"
     reason = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -16,6 +16,9 @@ from typing import Any
 
 from hottune.outcomes import RequestSample
 
+#: What stands in a text for bytes that are no character.
+NO_CHARACTER = "\ufffd"
+
 
 class RequestFailed(Exception):
     """A request did not end as asked, so it is no measurement.
@@ -29,6 +32,10 @@ class RequestFailed(Exception):
         self.detail = detail
         self.timed_out = timed_out
         super().__init__(detail)
+
+
+class WrongAnswer(RequestFailed):
+    """A request ended, but not with what was asked for: the server runs on and answers garbage."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,9 @@ def read_sample(
     gap.
 
     Raises:
-        RequestFailed: an error event, a stream that was cut, or other token counts than asked for.
+        RequestFailed: an error event, or a stream that was cut.
+        WrongAnswer: what came is no answer: not JSON, no text, no usable times, or other token counts than
+            asked for.
     """
     content: list[str] = []
     token_ids: list[int] = []
@@ -88,8 +97,12 @@ def read_sample(
         raise RequestFailed(f"the stream ended after {n_seen} of {output_tokens} tokens")
     timings = last.get("timings")
     if not isinstance(timings, dict):
-        raise RequestFailed("the last event has no timings")
+        raise WrongAnswer("the last event has no timings")
     _check(last, timings, prompt_tokens, output_tokens)
+    text = "".join(content)
+    if not text.strip(NO_CHARACTER):
+        # End-of-sequence is ignored, so even a model without anything to say writes something.
+        raise WrongAnswer(f"{output_tokens} tokens, but no text: {text[:20]!r}")
     return RequestSample(
         workload=workload,
         warmup=warmup,
@@ -100,7 +113,7 @@ def read_sample(
         ttft_ms=steps[0].at_s * 1000,
         turn_s=event.at_s,
         token_ms=_gaps(steps),
-        text_sha256=hashlib.sha256(json.dumps(["".join(content), token_ids]).encode()).hexdigest(),
+        text_sha256=hashlib.sha256(json.dumps([text, token_ids]).encode()).hexdigest(),
         started_s=started_s,
         drafted=_count(timings, "draft_n"),
         draft_accepted=_count(timings, "draft_n_accepted"),
@@ -124,36 +137,36 @@ def _gaps(steps: list[_Step]) -> list[float]:
 
 def _check(last: dict[str, Any], timings: dict[str, Any], prompt_tokens: int, output_tokens: int) -> None:
     if last.get("truncated") is True:
-        raise RequestFailed(f"the context is too small for {prompt_tokens} tokens in, {output_tokens} out")
+        raise WrongAnswer(f"the context is too small for {prompt_tokens} tokens in, {output_tokens} out")
     n_prompt, n_output = _number(timings, "prompt_n"), _number(timings, "predicted_n")
     if n_prompt != prompt_tokens:
         cached = timings.get("cache_n", 0)
-        raise RequestFailed(f"{n_prompt:g} prompt tokens processed ({cached} cached), not {prompt_tokens}")
+        raise WrongAnswer(f"{n_prompt:g} prompt tokens processed ({cached} cached), not {prompt_tokens}")
     if n_output != output_tokens:
-        raise RequestFailed(f"{n_output:g} tokens generated ({last.get('stop_type')}), not {output_tokens}")
+        raise WrongAnswer(f"{n_output:g} tokens generated ({last.get('stop_type')}), not {output_tokens}")
 
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
         body = json.loads(data)
     except ValueError as error:
-        raise RequestFailed(f"an event is not JSON: {data[:80]!r}") from error
+        raise WrongAnswer(f"an event is not JSON: {data[:80]!r}") from error
     if not isinstance(body, dict):
-        raise RequestFailed(f"an event is not an object: {data[:80]!r}")
+        raise WrongAnswer(f"an event is not an object: {data[:80]!r}")
     return body
 
 
 def _token_ids(body: dict[str, Any]) -> list[int]:
     token_ids = body.get("tokens", [])
     if not isinstance(token_ids, list):
-        raise RequestFailed(f"an event's tokens are no list: {token_ids!r}")
+        raise WrongAnswer(f"an event's tokens are no list: {token_ids!r}")
     return token_ids
 
 
 def _number(body: dict[str, Any], key: str) -> float:
     value = body.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RequestFailed(f"an event has no number '{key}'")
+        raise WrongAnswer(f"an event has no number '{key}'")
     return value
 
 
@@ -165,5 +178,5 @@ def _count(body: dict[str, Any], key: str) -> int:
 def _positive(body: dict[str, Any], key: str) -> float:
     value = _number(body, key)
     if value <= 0:
-        raise RequestFailed(f"the server's timing '{key}' is {value:g}")
+        raise WrongAnswer(f"the server's timing '{key}' is {value:g}")
     return value

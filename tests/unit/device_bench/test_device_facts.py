@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from device_rows import SHAPE, counters, measured
 
-from bench.device.bound import decode_bound, token_load
 from bench.device.models import SHAPES, command
 from bench.device.work import make_work
 from hottune.outcomes import HotStats
 from hottune.placement import Placement
 from hottune.routing.bound import Bandwidths
+from hottune.tasks.roofline import decode_bound, token_load
 from hottune.workload.texts import load_text
 from hottune.workload.workloads import load_workload
 
@@ -51,7 +51,7 @@ def test_the_bound_rises_with_hits_and_with_layers_in_vram() -> None:
 
 def test_layers_with_their_own_hit_rates_and_uploads_are_in_the_load() -> None:
     hot = counters(20).model_copy(update={"layer_hit_rate": [1.0, *[0.0] * 9]})
-    load = token_load(SHAPE, ALL_CPU, hot, kv_tokens=1000)
+    load = token_load(SHAPE, ALL_CPU, hot, kv_bytes=0)
     assert load.layers[0].misses[0] == 1
     assert load.layers[1].misses[-1] == 1
     assert load.uploaded_bytes == pytest.approx(hot.uploaded_bytes / (1000 / 80))

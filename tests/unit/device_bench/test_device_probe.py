@@ -101,6 +101,7 @@ def test_a_server_is_measured_with_it_only_if_it_says_so(
     monkeypatch.setattr(measure, "launch", launch)
     samples = [one.model_copy(update={"token_ms": [1.0]}) for one in measured(20).requests]
     monkeypatch.setattr(measure, "drive", lambda *_, **__: samples)
+    monkeypatch.setattr(measure, "require_finite", lambda *_, **__: None)
     facts = frame(options(tmp_path))
     plain = measure.Bench(facts.engine, facts.model, virtual_gpu(9000), 800, facts.workload, tmp_path)
     outcome = beside(plain, Path("/x/probe.so")).measure(PLACEMENT)

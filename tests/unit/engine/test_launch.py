@@ -387,6 +387,7 @@ def test_a_bigger_model_gets_more_time_to_load(bench: Bench) -> None:
 
 READY = "\n0.00.001.000 I ggml_hot: device ready: K=8 interval=60 bypass=1 cache device=VGPU0\n"
 FIT_HOT, FIT_ALL_HOT = observed.FIT_PARTLY + READY, observed.FIT_ALL + READY
+FIT_ALL_OF_ANOTHER = observed.FIT_ALL.replace("offloaded 5/5", "offloaded 2/5")
 SPECULATING = "\n0.00.220.974 I srv    load_model: speculative decoding context initialized\n"
 
 
@@ -418,6 +419,7 @@ def test_what_took_effect_is_engaged(log: str, one: Placement, gpu: Gpu | None) 
         (observed.LIBRARY_NOT_LOADED, placement(hot_k=8), None, "failed to load /nope.so"),
         (observed.FIT_GAVE_UP, placement(fit=True), VIRTUAL_GPU, "already set by user"),
         (observed.HOT, placement(fit=True), VIRTUAL_GPU, "no line of fit"),
+        (FIT_ALL_OF_ANOTHER, placement(fit=True), VIRTUAL_GPU, "2 of 5 layers"),
         (
             observed.FIT_TIGHT.replace("offloaded 1/5", "offloaded 0/5"),
             placement(fit=True),

@@ -11,12 +11,27 @@ import planned
 import pytest
 
 from hottune.engine.interface import LaunchFailed
-from hottune.outcomes import Crashed, Engagement, HotStats, Measurement, Outcome, OutOfMemory
+from hottune.machine.clocks import HARDWARE_HEAT
+from hottune.outcomes import (
+    Crashed,
+    DuringRun,
+    Engagement,
+    Garbage,
+    HotStats,
+    Measurement,
+    NextTokens,
+    Outcome,
+    OutOfMemory,
+    Rejected,
+    TimedOut,
+)
 from hottune.placement import Placement
 from hottune.tasks import measure
-from hottune.workload.client import RequestFailed
+from hottune.workload.client import RequestFailed, WrongAnswer
+from hottune.workload.next_tokens import CannotScore
 
 HOT = HotStats(slots=4, layers=8, hits=3, misses=1, uploads=1, uploaded_bytes=1, cache_bytes=1)
+SCORED = NextTokens(text="lighthouses", prefix_tokens=64, ids=[[5]], logprobs=[[-0.1]])
 
 
 class FakeServer:
@@ -29,6 +44,8 @@ class FakeServer:
         self.virtual_peak_mib = peak_mib
         self.stopped = False
         self.silent = False
+        self.driven = 0
+        self.looks: list[str] = []  # at the logits
 
     def hot_stats(self) -> HotStats | None:
         return None if self.silent else self.hot
@@ -63,6 +80,9 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
 
     def run(
         *,
+        scoring: bool = False,
+        score_error: Exception | None = None,
+        hot_times: int = 0,
         hot_k: int = 0,
         server: FakeServer | None = None,
         launch_error: Exception | None = None,
@@ -78,13 +98,36 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
 
         def drive(*_: Any, on_progress: Callable[[str], None], **__: Any) -> Any:
             on_progress("request 1")
+            served.driven += 1
             if drive_error:
                 raise drive_error
             return planned.measured(placement, 1.0).requests
 
+        def look(name: str) -> Callable[..., NextTokens]:
+            def looked(*_: Any, **__: Any) -> NextTokens:
+                assert not served.stopped
+                served.looks.append(name)
+                if score_error:
+                    raise score_error
+                return SCORED
+
+            return looked
+
+        times = iter([True] * hot_times)
+        if hot_times:
+            heat = DuringRun(samples=50, throttled={HARDWARE_HEAT: 0.02, "power limit": 0.5})
+            cool = DuringRun(samples=50, throttled={"power limit": 0.5})
+
+            def seen(watch: object) -> DuringRun:
+                return heat if next(times, False) else cool
+
+            monkeypatch.setattr(measure.MachineWatch, "seen", seen)
+
         placement = plan.space.base.model_copy(update={"n_cpu_moe": 8, "hot_k": hot_k})
         monkeypatch.setattr(measure, "launch", launch)
         monkeypatch.setattr(measure, "drive", drive)
+        monkeypatch.setattr(measure, "score", look("score"))
+        monkeypatch.setattr(measure, "require_finite", look("finite"))
         bench = measure.Bench(
             engine=plan.engine,
             model=plan.model,
@@ -93,7 +136,8 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
             workload=plan.workload,
             log_dir=tmp_path,
         )
-        return bench.measure(placement)
+        with bench.scoring({placement: int(scoring)}):
+            return bench.measure(placement)
 
     return run
 
@@ -147,6 +191,77 @@ def test_a_server_that_dies_in_its_first_request_is_diagnosed_there(measured: Ca
 def test_a_request_without_an_end_is_timed_out(measured: Callable[..., Outcome]) -> None:
     outcome = measured(drive_error=RequestFailed("no end", timed_out=True))
     assert outcome.kind == "timed_out"
+
+
+def test_an_answer_that_is_none_is_garbage_and_keeps_the_log(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(drive_error=WrongAnswer("8 tokens generated, not 20"))
+    assert outcome == Garbage(detail="8 tokens generated, not 20", log_tail=["last line"])
+
+
+def test_a_wrong_answer_of_a_server_that_died_of_it_is_a_crash(measured: Callable[..., Outcome]) -> None:
+    server = FakeServer()
+    server.stopped = True
+    outcome = measured(server=server, drive_error=WrongAnswer("an event is not JSON"))
+    assert isinstance(outcome, Crashed)
+
+
+def test_logits_that_are_not_finite_are_garbage_however_fast(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(hot_k=4, score_error=WrongAnswer("the logits are not finite"))
+    assert outcome.kind == "garbage"
+
+
+def test_a_server_that_hangs_after_its_workload_is_timed_out(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(score_error=RequestFailed("silent", timed_out=True))
+    assert isinstance(outcome, TimedOut)
+
+
+def test_every_server_is_looked_at_but_only_a_wanted_one_is_scored(measured: Callable[..., Outcome]) -> None:
+    plain, scored = FakeServer(HOT), FakeServer(HOT)
+    first, second = measured(hot_k=4, server=plain), measured(hot_k=4, server=scored, scoring=True)
+    assert isinstance(first, Measurement)
+    assert isinstance(second, Measurement)
+    assert (first.next_tokens, second.next_tokens) == (None, SCORED)
+    assert (plain.looks, scored.looks) == (["finite"], ["score"])
+    assert first.hit_rate == second.hit_rate
+
+
+def test_a_model_that_cannot_be_scored_is_measured_all_the_same(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(scoring=True, score_error=CannotScore("9 tokens were processed for one more"))
+    assert isinstance(outcome, Measurement)
+    assert outcome.next_tokens is None
+
+
+def test_a_cache_that_does_not_answer_is_not_looked_at_for_its_counters_would_change(
+    measured: Callable[..., Outcome],
+) -> None:
+    server = FakeServer(HOT)
+    server.silent = True
+    measured(hot_k=4, server=server, scoring=True)
+    assert server.looks == []
+
+
+def test_what_broke_the_ceiling_keeps_its_log(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(server=FakeServer(peak_mib=60.0))
+    assert isinstance(outcome, Rejected)
+    assert outcome.log_tail == ["last line"]
+
+
+def test_a_gpu_that_slowed_down_for_heat_is_measured_once_more(measured: Callable[..., Outcome]) -> None:
+    server = FakeServer()
+    assert isinstance(measured(server=server, hot_times=1), Measurement)
+    assert server.driven == 2
+
+
+def test_heat_that_stays_is_no_number_and_says_nothing_of_the_ceiling(
+    measured: Callable[..., Outcome],
+) -> None:
+    server = FakeServer()
+    outcome = measured(server=server, hot_times=5)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.rule, outcome.vram_peak_mib) == ("heat", None)
+    assert "heat" in outcome.detail
+    assert outcome.log_tail == ["last line"]
+    assert server.driven == 2
 
 
 def test_ctrl_c_goes_through(measured: Callable[..., Outcome]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from hottune import workflow
 from hottune.engine.server import ControlError
-from hottune.outcomes import Crashed, Engagement, HotStats, Measurement, Outcome
+from hottune.outcomes import Crashed, Engagement, HotStats, Measurement, NextTokens, Outcome
 from hottune.placement import Placement, needs_restart
 from hottune.progress import NoProgress
 from hottune.tasks import measure, surroundings
@@ -82,6 +82,8 @@ class Machine:
         self.said: list[str] = []
         monkeypatch.setattr(measure, "launch", self.launch)
         monkeypatch.setattr(measure, "drive", self.drive)
+        monkeypatch.setattr(measure, "require_finite", lambda *_, **__: None)
+        monkeypatch.setattr(measure, "score", self.score)
         self.bench = measure.Bench(
             engine=plan.engine,
             model=plan.model,
@@ -107,6 +109,9 @@ class Machine:
         if error is not None:
             raise error
         return planned.measured(self.base, 1.0).requests
+
+    def score(self, *_: Any, **__: Any) -> NextTokens:
+        return NextTokens(text="lighthouses", prefix_tokens=160, ids=[[5]], logprobs=[[-0.1]])
 
     def placement(self, **changes: Any) -> Placement:
         return self.base.model_copy(update={"n_cpu_moe": 8, "hot_k": 4} | changes)
@@ -246,5 +251,10 @@ def test_the_search_alone_reuses_servers(
     rest += [replicate.outcome for arm in report.arms for replicate in arm.replicates]
     measured = [one for one in rest if isinstance(one, Measurement)]
     assert len(measured) > 8
+    assert {
+        arm.name: [one.outcome.next_tokens is not None for one in arm.replicates] for arm in report.arms
+    } == {"all-cpu": [True, True], "layers": [True, False], "fit": [True, False], "hot": [True, False]}
+    assert {arm.kld_to_all_cpu for arm in report.arms} == {0.0}
+    assert not any(trial.outcome.next_tokens for trial in report.trials)
     assert not any(one.reused_server for one in measured)
     assert all(server.stopped for server in machine.started)

@@ -29,6 +29,8 @@ class FakeServer:
         self.token_delay_s = 0.0
         self.begin = [1]  # what stands before any text
         self.fails_alone: int | None = None  # which request is refused, counted from 1
+        self.top: list[Any] = [{"id": 7, "logprob": -0.5}, {"id": 3, "logprob": -1.5}]  # expected next
+        self.window = 0  # goes on with what it processed only beyond so many tokens
         self.requests: list[dict[str, Any]] = []
         self.at_once = self.most_at_once = 0  # requests being answered
         self._lock = threading.Lock()
@@ -50,6 +52,16 @@ class FakeServer:
 
     def wait_until_closed(self) -> None:
         self._released.wait(10)
+
+    def next_token(self, body: dict[str, Any], number: int) -> dict[str, Any]:
+        """Answer a request for one token and its probabilities; a prompt that goes on costs one step."""
+        n_prompt = len(body["prompt"])
+        processed = 1 if body["cache_prompt"] and number > 1 and n_prompt > self.window else n_prompt
+        return {
+            "content": "x",
+            "timings": {"prompt_n": processed},
+            "completion_probabilities": [{"id": 7, "top_logprobs": self.top}] * body["n_predict"],
+        }
 
     def events(self, body: dict[str, Any]) -> Iterator[str]:
         n_output = body["n_predict"]
@@ -100,8 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
             if self.fake.completion_status != 200 or number == self.fake.fails_alone:
                 status = self.fake.completion_status if self.fake.completion_status != 200 else 503
                 self._json(status, {"error": {"code": status, "message": "out of slots"}})
-            else:
+            elif body.get("stream"):
                 self._stream(body)
+            else:
+                self._json(200, self.fake.next_token(body, number))
         finally:
             with self.fake._lock:
                 self.fake.at_once -= 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.outcomes import RequestSample
-from hottune.workload.stream import Event, RequestFailed, read_sample
+from hottune.workload.stream import Event, RequestFailed, WrongAnswer, read_sample
 
 
 def stream(arrivals_ms: list[float], counts: list[int], **final: Any) -> list[Event]:
@@ -105,3 +105,18 @@ def test_gaps_cover_every_token_after_the_first_event_and_all_of_the_time(
     sample = read(stream(arrivals, counts), total)
     assert len(sample.token_ms) == total - counts[0]
     assert sum(sample.token_ms) == pytest.approx(arrivals[-1] - arrivals[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("content", ["", "\ufffd"])
+def test_tokens_without_any_text_are_garbage(content: str) -> None:
+    events = [event(n, content=content, tokens=[n], stop=False, tokens_predicted=n) for n in (1, 2)]
+    with pytest.raises(WrongAnswer, match="no text"):
+        read([*events, stream([1, 2], [1, 2])[-1]], 2)
+
+
+def test_other_counts_than_asked_for_are_garbage_but_an_error_is_a_failure() -> None:
+    with pytest.raises(WrongAnswer, match="2 tokens generated"):
+        read(stream([1, 2], [1, 2]), 3)
+    with pytest.raises(RequestFailed) as failed:
+        read([event(1, error={"message": "Compute error."})], 2)
+    assert not isinstance(failed.value, WrongAnswer)

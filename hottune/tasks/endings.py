@@ -1,0 +1,34 @@
+"""What a server's failure makes of a placement: a type for each way to fail, with the log's last lines."""
+
+from __future__ import annotations
+
+from hottune.engine.interface import Stage
+from hottune.engine.server import Server
+from hottune.outcomes import Crashed, Garbage, Outcome, Rejected, TimedOut
+from hottune.workload.client import RequestFailed, WrongAnswer
+
+
+def ended(server: Server, failed: RequestFailed, stage: Stage, limit_s: float) -> Outcome:
+    """Return what a failed request means.
+
+    Args:
+        server: it was sent to; only a live one can have timed out, or answered garbage.
+        failed: what became of the request.
+        stage: `first_batch` for the first request, `later` afterwards.
+        limit_s: seconds that a request may take.
+    """
+    if failed.timed_out and server.alive():
+        return TimedOut(stage="request", limit_s=limit_s, detail=str(failed), log_tail=server.log_tail())
+    if isinstance(failed, WrongAnswer) and server.alive():
+        return Garbage(detail=str(failed), log_tail=server.log_tail())
+    found = server.failure(stage)
+    if isinstance(found, Crashed):
+        return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
+    return found
+
+
+def with_log(outcome: Outcome, server: Server) -> Outcome:
+    """Add the server's last lines to a rejection; measurements have no need of them."""
+    if isinstance(outcome, Rejected):
+        return outcome.model_copy(update={"log_tail": server.log_tail()})
+    return outcome
