@@ -32,9 +32,7 @@ def worker(tmp_path: Path) -> Callable[[str], Claims]:
     number = open_storage(url).create_new_study([StudyDirection.MINIMIZE], "shared")
 
     def make(name: str) -> Claims:
-        return Claims(
-            open_storage(url), number, Patience(url, 5), name, lambda attributes: (TrialState.FAIL, None)
-        )
+        return Claims(open_storage(url), number, Patience(url, 5), name, lambda attributes: None)
 
     return make
 
@@ -261,3 +259,42 @@ def test_an_interruption_is_no_death(tmp_path: Path) -> None:
         )
     assert book._search.deaths(space.all_cpu(512).model_dump_json()) == 0
     assert [one.placement for one in book.unfinished()] == [space.all_cpu(512)]
+
+
+# --- confirm ---
+
+
+def test_the_confirm_stage_stays_with_the_worker_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other is told that a replicate is done, and lets the first one begin the next."""
+    monkeypatch.setattr(journal_room, "HEAD_START_S", 1.0)
+    monkeypatch.setattr(journal_room, "LOOK_AGAIN_S", 0.05)
+    url = sqlite_url(tmp_path / "t.db")
+    books = [Journal("t", url, Objective.TURN, worker=name) for name in ("first", "second")]
+    measured: dict[str, list[int]] = {"first": [], "second": []}
+
+    def work(name: str, book: Journal, positions: range) -> None:
+        for position in positions:
+
+            def measure(placement: Placement, position: int = position) -> Outcome:
+                measured[name].append(position)
+                time.sleep(0.1)
+                return measurement()
+
+            book.try_replicate("plan", position, "all-cpu", base(), measure)
+
+    work("first", books[0], range(1))
+    threads = [
+        threading.Thread(target=work, args=(name, book, range(5)))
+        for name, book in zip(("second", "first"), (books[1], books[0]), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.2)
+    for thread in threads:
+        thread.join()
+    assert measured == {"first": [0, 1, 2, 3, 4], "second": []}
+
+    work("second", books[1], range(5, 7))  # the first has left
+    assert measured["second"] == [5, 6]
