@@ -15,7 +15,8 @@ from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.report import save
 from hottune.report.schema import ArmName, Replicate, Report, Roofline, Trial, WarningNote
-from hottune.search.confirm import LEAST_ROUNDS, Confirmed, confirm, plan_key
+from hottune.search.baselines import BASELINES
+from hottune.search.confirm import LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
 from hottune.search.journal import Journal, Measure, Say
 from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
@@ -102,12 +103,13 @@ def search(plan: Plan, study: Study, meter: Meter, clock: Clock) -> None:
 
 
 def confirm_arms(plan: Plan, study: Study, meter: Meter, clock: Clock) -> Confirmed:
-    """Measure the winner and the baselines again, interleaved, each in fresh servers."""
-    placements: dict[ArmName, Placement] = {arm: trial.placement for arm, trial in study.best().items()}
-    rounds = plan.config.rounds_wanted
+    """Measure the best of the search and the baselines again, interleaved, each in fresh servers."""
+    again = candidates(study.journal.trials(), study.objective, plan.config.top_wanted, study.journal.limits)
+    placements: dict[ArmName, Placement] = {arm: trial.placement for arm, trial in again.items()}
+    rounds = plan.config.rounds
     if not placements:
         return Confirmed({})
-    meter.stage("Confirm", rounds * len(placements))
+    meter.stage("Confirm", rounds.most * len(placements))
     with scoring(study, placements):
         confirmed = confirm(
             study.journal, placements, rounds, study.measure, spent=clock.spent, watch=meter.replicate
@@ -236,7 +238,7 @@ class Clock:
         return budget_s is not None and time.monotonic() - self._began >= budget_s
 
     def must_confirm(self) -> bool:
-        """Whether what is left of the budget is needed for the replicates of four arms."""
+        """Whether what is left of the budget is needed for the replicates of baselines and candidates."""
         budget_s = self._config.budget_s
         if budget_s is None:
             return False
@@ -246,7 +248,8 @@ class Clock:
         # A replicate needs a fresh server; what was measured without loading one says nothing about that.
         seconds = [trial.seconds for trial in trials if not _reused(trial)]
         each_s = sum(seconds) / len(seconds)
-        servers = 1 + 4 * min(LEAST_ROUNDS, self._config.rounds_wanted)
+        arms = len(BASELINES) + self._config.top_wanted
+        servers = 1 + arms * min(LEAST_ROUNDS, self._config.rounds.most)
         return time.monotonic() - self._began + servers * each_s >= budget_s
 
 

@@ -34,7 +34,11 @@ def run(
         int | None, typer.Option(min=0, help="Placements after the baselines. Default: 20; demo 10; quick 5.")
     ] = None,
     replicates: Annotated[
-        int | None, typer.Option(min=1, help="Fresh servers of each arm at the end. Default: 3; quick 2.")
+        int | None,
+        typer.Option(min=1, help="Fresh servers of each arm at the end. Default: 5 to 8; demo 3; quick 2."),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=3, help="Placements measured again. Default: 2; quick 1.")
     ] = None,
     time_budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Like 20m or 2h, without the build. Quick: 4m.")
@@ -90,6 +94,7 @@ def run(
             recipe=recipe,
             trials=trials,
             replicates=replicates,
+            confirm_top=top,
             time_budget=time_budget,
             objective=objective,
             workload=workload,

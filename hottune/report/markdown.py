@@ -30,8 +30,7 @@ class MarkdownRenderer:
         blocks += [
             _titled("Setup", [f"**{label}:** {escape(value)}" for label, value in setup.setup(report)])
         ]
-        search = [wording.search_summary(report), *wording.remeasured(report)]
-        blocks += [_titled("Search", [escape(line) for line in search])]
+        blocks += [_titled("Search", [escape(line) for line in wording.search_lines(report)])]
         for title, lines in (
             (beside.QUALITY, beside.quality(report)),
             (beside.COLD, beside.cold_start(report)),
@@ -122,9 +121,10 @@ def _notes(report: Report) -> str:
 
 
 def _comparisons(report: Report) -> str:
-    """Return `hot` against every baseline with exact intervals: a gap in prefill is shown as it is."""
-    rows = [row for row in wording.comparisons(report) if row.arm == "hot"]
-    head = ["hot against", *wording.METRIC_WORDS.values()]
+    """Return the leading candidate against every baseline: a gap in prefill is shown as it is."""
+    first = wording.leader(report)
+    rows = [row for row in wording.comparisons(report) if row.arm == first]
+    head = [f"{first} against", *wording.METRIC_WORDS.values()]
     cells = [
         [
             row.base,

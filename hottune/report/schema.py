@@ -23,8 +23,9 @@ from hottune.workload.facts import Workload
 
 SCHEMA_VERSION = 1
 
+#: `hot` is the best placement of the search, `hot-2` and `hot-3` the next best that were measured again.
 #: `probe` and `hot+layers` are arms of the device's benchmark (bench/device) alone.
-ArmName = Literal["all-cpu", "layers", "fit", "hot", "probe", "hot+layers"]
+ArmName = Literal["all-cpu", "layers", "fit", "hot", "hot-2", "hot-3", "probe", "hot+layers"]
 Metric = Literal["decode", "prefill", "turn"]
 
 
@@ -185,6 +186,17 @@ class Winner(_Model):
     command: str = Field(description="a shell command that serves this arm")
 
 
+class Confirmation(_Model):
+    """How the stage went that measured the best again."""
+
+    rounds: int = Field(description="rounds that were measured, the last one perhaps not to its end")
+    level: float = Field(description="confidence level of intervals and verdicts, 0 to 1")
+    ended: Literal["fixed", "precise", "most", "time"] = Field(
+        description="fixed: so many rounds were asked for; precise: every deciding interval was within ±3 %; "
+        "most: it was not, after the most rounds; time: the time budget ended"
+    )
+
+
 class Report(_Model):
     """Everything a run found out: provenance, arms, winner, trials, raw samples."""
 
@@ -204,6 +216,7 @@ class Report(_Model):
     workload: Workload
     arms: list[Arm]
     winner: Winner | None
+    confirmation: Confirmation | None = None
     trials: list[Trial]
     warnings: list[WarningNote] = Field(default_factory=list)
     roofline: Roofline | None = Field(default=None, description="None: not asked for (bench/device)")

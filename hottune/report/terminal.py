@@ -61,7 +61,7 @@ def report_view(report: Report) -> RenderableType:
     parts += [_comparisons(report)]
     parts += [_lines(beside.QUALITY, beside.quality(report)), _lines(beside.COLD, beside.cold_start(report))]
     parts += [_lines(beside.ROOFLINE, beside.roofline(report))]
-    parts += [_lines("Search", [wording.search_summary(report), *wording.remeasured(report)])]
+    parts += [_lines("Search", wording.search_lines(report))]
     parts += [_lines("Proof that it was on", setup.proof(report))]
     parts += [_lines("Warnings", wording.warnings(report), "yellow"), _setup(report)]
     return Group(*(part for part in parts if part is not None))

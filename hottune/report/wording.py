@@ -141,17 +141,24 @@ def versus(arm: Arm) -> dict[Metric, Change]:
 
 
 def comparisons(report: Report) -> list[Comparison]:
-    """Return what to compare: `hot` with every baseline, every other arm with the best baseline."""
+    """Return what to compare: the leading candidate with every baseline, others with the best baseline."""
     rows = []
+    first = leader(report)
     for arm in report.arms:
         if arm.outcome != "measurement":
             continue
-        against = dict(arm.ratios) if arm.name == "hot" else {}
+        against = dict(arm.ratios) if arm.name == first else {}
         if arm.versus_arm and arm.versus_arm != arm.name:
             # The best baseline comes first: it is the comparison that decides.
             against = {arm.versus_arm: against.get(arm.versus_arm) or versus(arm)} | against
         rows += [Comparison(arm.name, base, changes) for base, changes in against.items() if changes]
     return rows
+
+
+def leader(report: Report) -> ArmName:
+    """Return the candidate that the report is about: the recommended one, else the search's best."""
+    arm = winner_arm(report)
+    return arm.name if arm and arm.name in ("hot-2", "hot-3") else "hot"
 
 
 def methods(rows: list[Comparison]) -> str:
@@ -198,6 +205,26 @@ def search_summary(report: Report) -> str:
     counts = Counter(trial.outcome.kind for trial in report.trials)
     parts = ", ".join(f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.most_common())
     return f"{len(report.trials)} placements tried: {parts}" if report.trials else "no placement was tried"
+
+
+def search_lines(report: Report) -> list[str]:
+    """Return what the search tried, and how it held up when it was measured again."""
+    return [search_summary(report), *confirmation(report), *remeasured(report)]
+
+
+def confirmation(report: Report) -> list[str]:
+    """Return how often everything was measured again, and why it ended there; nothing in older reports."""
+    found = report.confirmation
+    if found is None:
+        return []
+    why = {
+        "fixed": "as asked for",
+        "precise": "then every interval that decides was within ±3%",
+        "most": "the most without --replicates; not every interval that decides was within ±3% by then",
+        "time": "then the time budget ended",
+    }[found.ended]
+    rounds = f"{found.rounds} round{'s' * (found.rounds != 1)}"
+    return [f"measured again in {rounds} of fresh servers: {why}; intervals at {found.level * 100:.3g}%"]
 
 
 def remeasured(report: Report) -> list[str]:

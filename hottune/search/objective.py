@@ -40,11 +40,14 @@ class Objective(StrEnum):
             case Objective.PARETO:
                 return [measurement.prefill_tok_s, measurement.decode_tok_s]
 
+    def measured(self, measurement: Measurement) -> float:
+        """Return the number that decides what is recommended: of a front, the turn (see `metric`)."""
+        return measurement.turn_s if self is Objective.PARETO else self.values(measurement)[0]
+
     def cost(self, measurement: Measurement) -> float:
-        """Return a number to sort by: lower is better for every objective; of a front, the turn decides."""
-        if self in (Objective.TURN, Objective.PARETO):
-            return measurement.turn_s
-        return -self.values(measurement)[0]
+        """Return a number to sort by: lower is better for every objective."""
+        value = self.measured(measurement)
+        return value if self.metric == "turn" else -value
 
     @property
     def metric(self) -> Literal["turn", "decode", "prefill"]:

@@ -175,21 +175,27 @@ class Study:
 def best_of_arms(
     trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LIMITS
 ) -> dict[ArmName, Trial]:
-    """Return the best measured trial of each arm, in the report's order of arms.
+    """Return the best measured trial of each arm, in the report's order of arms (see `ranked`)."""
+    of_arm: dict[ArmName, list[Trial]] = {}
+    for trial in trials:
+        of_arm.setdefault(trial.arm or "hot", []).append(trial)
+    order: tuple[ArmName, ...] = (*BASELINES, "hot")
+    best = {arm: ranked(of_arm.get(arm, []), objective, limits) for arm in order}
+    return {arm: found[0] for arm, found in best.items() if found}
+
+
+def ranked(trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LIMITS) -> list[Trial]:
+    """Return one measured trial of each placement, the best first.
 
     What was measured several times counts with its mean. What keeps the limits goes before what does not.
     """
-    costs: dict[Placement, list[float]] = {}
-    kept: dict[Placement, bool] = {}
-    found: dict[ArmName, dict[Placement, Trial]] = {}
+    measured: dict[Placement, list[tuple[Trial, Measurement]]] = {}
     for trial in trials:
         if isinstance(trial.outcome, Measurement):
-            costs.setdefault(trial.placement, []).append(objective.cost(trial.outcome))
-            kept[trial.placement] = kept.get(trial.placement, True) and limits.kept(trial.outcome)
-            found.setdefault(trial.arm or "hot", {}).setdefault(trial.placement, trial)
+            measured.setdefault(trial.placement, []).append((trial, trial.outcome))
 
-    def rank(placement: Placement) -> tuple[bool, float]:
-        return not kept[placement], fmean(costs[placement])
+    def rank(found: list[tuple[Trial, Measurement]]) -> tuple[bool, float]:
+        kept = all(limits.kept(outcome) for _, outcome in found)
+        return not kept, fmean(objective.cost(outcome) for _, outcome in found)
 
-    order: tuple[ArmName, ...] = (*BASELINES, "hot")
-    return {arm: found[arm][min(found[arm], key=rank)] for arm in order if arm in found}
+    return [found[0][0] for found in sorted(measured.values(), key=rank)]

@@ -1,5 +1,6 @@
 """Intervals, tests, verdicts, each with its citation."""
 
+from hottune.stats.contest import FIRST_LOOK, FIXED_LEVEL, LOOKING_LEVEL, Contest
 from hottune.stats.intervals import PairedChange, paired_change, precise_enough, smallest_permutation_n
 from hottune.stats.multiple import holm, holm_changes
 from hottune.stats.notes import NoteCode, first_run_slower, note
@@ -8,6 +9,10 @@ from hottune.stats.outliers import modified_z_scores, outliers
 from hottune.stats.recommend import Recommendation, recommend
 
 __all__ = [
+    "FIRST_LOOK",
+    "FIXED_LEVEL",
+    "LOOKING_LEVEL",
+    "Contest",
     "NoteCode",
     "PairedChange",
     "Recommendation",

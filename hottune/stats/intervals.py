@@ -72,6 +72,7 @@ def paired_change(
     n = len(logs)
     needed = 2 if method == "t" else smallest_permutation_n(level)
     name = "t on paired log-ratios" if method == "t" else "exact sign-flip on paired log-ratios"
+    name += "" if level == 0.95 else f" at {100 * level:.4g} %"
     ratio = math.exp(float(np.mean(logs)))
     if n < needed:
         return PairedChange(ratio, None, None, "can't tell", f"{name} needs n>={needed}, n={n}")

@@ -12,7 +12,7 @@ from hottune.errors import BadSettingError
 #: RunConfig fields that a recipe may set; the rest belongs to one machine or one command.
 ALLOWED = frozenset(
     {
-        *("trials", "replicates", "time_budget_s", "quick", "objective", "seed"),
+        *("trials", "replicates", "confirm_top", "time_budget_s", "quick", "objective", "seed"),
         *("workload", "scale", "context", "load_mode", "ubatches", "headroom_mib"),
     }
 )

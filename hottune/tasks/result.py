@@ -15,6 +15,7 @@ from hottune.report.schema import (
     Arm,
     ArmName,
     Change,
+    Confirmation,
     Metric,
     Replicate,
     Report,
@@ -24,10 +25,9 @@ from hottune.report.schema import (
     Winner,
 )
 from hottune.search.baselines import BASELINES
-from hottune.search.confirm import Confirmed
+from hottune.search.confirm import HOT_ARMS, Confirmed, candidates, contest
 from hottune.search.objective import Objective
-from hottune.search.study import best_of_arms
-from hottune.stats import NoteCode, first_run_slower, note, outliers, paired_change, recommend
+from hottune.stats import Contest, NoteCode, PairedChange, first_run_slower, note, outliers, paired_change
 from hottune.tasks.cold import with_cold_start
 from hottune.tasks.conditions import condition_notes
 from hottune.tasks.prepare import Plan
@@ -40,11 +40,7 @@ SERVE_PORT = 8080
 #: Variables of a measurement that serving does not need.
 MEASURING_ONLY = ("GGML_HOT_STATS", "GGML_HOT_SOCKET")
 
-_SPEED: dict[Metric, tuple[Callable[[Measurement], float], bool]] = {
-    "decode": (lambda one: one.decode_tok_s, True),
-    "prefill": (lambda one: one.prefill_tok_s, True),
-    "turn": (lambda one: one.turn_s, False),
-}
+_METRICS: tuple[Metric, ...] = ("decode", "prefill", "turn")
 
 
 def make_report(
@@ -62,8 +58,9 @@ def make_report(
         NothingMeasuredError: no arm has a measurement.
     """
     objective = plan.config.objective
-    searched = best_of_arms(trials, objective)
-    arms = [arm for name in (*BASELINES, "hot") if (arm := _arm(plan, name, trials, searched, confirmed))]
+    searched = candidates(trials, objective, plan.config.top_wanted)
+    names = (*BASELINES, *HOT_ARMS)
+    arms = [arm for name in names if (arm := _arm(plan, name, trials, searched, confirmed))]
     measured = {arm.name: measurements(arm.replicates) for arm in arms if arm.outcome == "measurement"}
     if not measured:
         raise NothingMeasuredError(
@@ -71,11 +68,13 @@ def make_report(
             "; ".join(f"{arm.name}: {arm.outcome} ({arm.detail})" for arm in arms)[:800],
             f"The outcomes are in the study '{plan.name}': hottune studies show {plan.name}",
         )
-    best = _best_baseline(measured, objective)
-    rows = with_quality([_compared(arm, best, arms, measured) for arm in arms])
+    replicates = {arm.name: arm.replicates for arm in arms if arm.name in measured}
+    contests = {metric: contest(replicates, Objective(metric), confirmed.level) for metric in _METRICS}
+    decides = contests[objective.metric]
+    rows = with_quality(_compared(arms, contests, decides.best_baseline, measured))
     machine = roofline.bandwidths if roofline else None
     rows = [with_bound(with_cold_start(arm), plan.model.shape, plan.workload, machine) for arm in rows]
-    winner = _winner(plan, rows, best, objective)
+    winner = _winner(plan, rows, decides)
     return Report(
         hottune_version=hottune.__version__,
         created=datetime.now(UTC),
@@ -90,6 +89,7 @@ def make_report(
         workload=plan.workload,
         arms=rows,
         winner=winner,
+        confirmation=_confirmation(confirmed),
         trials=trials,
         warnings=[*notes, *_warnings(plan, rows)],
         roofline=roofline,
@@ -160,31 +160,45 @@ def _arm(
     )
 
 
-def _best_baseline(measured: Mapping[ArmName, list[Measurement]], objective: Objective) -> ArmName | None:
-    static = [arm for arm in BASELINES if arm in measured]
-    return min(static, key=lambda arm: fmean(objective.cost(one) for one in measured[arm]), default=None)
+def _confirmation(confirmed: Confirmed) -> Confirmation | None:
+    rounds = max((len(found) for found in confirmed.replicates.values()), default=0)
+    return Confirmation(rounds=rounds, level=confirmed.level, ended=confirmed.ended) if rounds else None
 
 
 def _compared(
-    arm: Arm, best: ArmName | None, arms: list[Arm], measured: Mapping[ArmName, list[Measurement]]
-) -> Arm:
-    """Add an arm's changes against every measured baseline, and whether its text is the all-cpu arm's."""
-    if arm.name not in measured:
-        return arm
-    ratios: dict[ArmName, dict[Metric, Change]] = {}
-    for base in arms:
-        if base.name == arm.name or base.name not in BASELINES or base.name not in measured:
-            continue
-        pairs = paired_replicates(arm, base)
-        if pairs:
-            ratios[base.name] = {metric: change_of(pairs, *_SPEED[metric]) for metric in _SPEED}
-    update: dict[str, object] = {"ratios": ratios}
-    if best in ratios:
-        update |= {"versus_arm": best} | {f"versus_{metric}": ratios[best][metric] for metric in _SPEED}
-    if "all-cpu" in measured:
-        first = measured["all-cpu"][0].requests
-        update["text_equal"] = all(same_text(one.requests, first) for one in measured[arm.name])
-    return arm.model_copy(update=update)
+    arms: list[Arm],
+    contests: Mapping[Metric, Contest],
+    best: str | None,
+    measured: Mapping[ArmName, list[Measurement]],
+) -> list[Arm]:
+    """Add the arms' changes against every measured baseline, and whether their text is the all-cpu arm's.
+
+    Verdicts of the search's candidates are by Holm's method over all of them and all baselines, for each of
+    the three speeds by itself; baselines are compared with each other one by one.
+    """
+    adjusted = {metric: one.verdicts() for metric, one in contests.items()}
+    rows = []
+    for arm in arms:
+        ratios: dict[ArmName, dict[Metric, Change]] = {}
+        for base in BASELINES:
+            if arm.name == base or not {arm.name, base} <= measured.keys():
+                continue
+            found: dict[Metric, PairedChange | None] = {
+                metric: adjusted[metric].get((arm.name, base)) or contests[metric].change(arm.name, base)
+                for metric in _METRICS
+            }
+            changes = {metric: _change(one) for metric, one in found.items() if one is not None}
+            ratios |= {base: changes} if changes else {}
+        update: dict[str, object] = {"ratios": ratios}
+        for base in ratios:
+            if base == best:
+                update |= {"versus_arm": base}
+                update |= {f"versus_{metric}": one for metric, one in ratios[base].items()}
+        if "all-cpu" in measured and arm.name in measured:
+            first = measured["all-cpu"][0].requests
+            update["text_equal"] = all(same_text(one.requests, first) for one in measured[arm.name])
+        rows.append(arm.model_copy(update=update))
+    return rows
 
 
 def paired_replicates(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:
@@ -203,11 +217,16 @@ def change_of(
     higher_is_better: bool,
 ) -> Change:
     """Return the change that paired replicates show in what `read` reads, with its interval and verdict."""
-    found = paired_change(
-        [read(one) for one, _ in pairs],
-        [read(other) for _, other in pairs],
-        higher_is_better=higher_is_better,
+    return _change(
+        paired_change(
+            [read(one) for one, _ in pairs],
+            [read(other) for _, other in pairs],
+            higher_is_better=higher_is_better,
+        )
     )
+
+
+def _change(found: PairedChange) -> Change:
     return Change(
         ratio=found.ratio,
         low=found.low,
@@ -218,26 +237,15 @@ def change_of(
     )
 
 
-def _winner(plan: Plan, rows: list[Arm], best: ArmName | None, objective: Objective) -> Winner:
-    by_name = {row.name: row for row in rows if row.outcome == "measurement"}
-    hot = by_name.get("hot")
-    if best is None:
-        assert hot is not None  # something was measured, and it was no baseline
-        chosen, reason = hot, "hot: the only arm that could be measured"
+def _winner(plan: Plan, rows: list[Arm], decides: Contest) -> Winner:
+    by_name: dict[str, Arm] = {row.name: row for row in rows if row.outcome == "measurement"}
+    advice = decides.advise()
+    if advice is None:
+        assert decides.best_candidate is not None  # something was measured, and it was no baseline
+        chosen = by_name[decides.best_candidate]
+        reason = f"{chosen.name}: no baseline could be measured"
     else:
-        metric: Metric = objective.metric
-        found = hot.ratios[best][metric] if hot and best in hot.ratios else None
-        change = None
-        if hot and found:
-            pairs = paired_replicates(hot, by_name[best])
-            read, higher = _SPEED[metric]
-            change = paired_change(
-                [read(one) for one, _ in pairs],
-                [read(other) for _, other in pairs],
-                higher_is_better=higher,
-            )
-        advice = recommend(best, "hot" if hot else None, change)
-        chosen, reason = by_name["hot" if advice.arm == "hot" else best], advice.reason
+        chosen, reason = by_name[advice.arm], advice.reason
     argv, env = argv_and_env(plan.without_ballast, chosen.placement, plan.config.port or SERVE_PORT)
     served = {key: value for key, value in env.items() if key not in MEASURING_ONLY}
     return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, served))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hottune.engine.build import BuildOptions
 from hottune.placement import LoadMode, SpecType
 from hottune.search.objective import Objective
+from hottune.search.rounds import MOST_ROUNDS, Rounds
 
 DEMO = "demo"
 
@@ -28,7 +29,14 @@ class RunConfig(BaseModel):
     ballast: bool = Field(default=True, description="hold what a larger card has above vram_mib")
     gpu: int | None = Field(default=None, ge=0, description="NVML index; None = the one with most room")
     trials: int | None = Field(default=None, ge=0, description="placements to measure after the baselines")
-    replicates: int | None = Field(default=None, ge=1, description="fresh servers of each arm at the end")
+    replicates: int | None = Field(
+        default=None,
+        ge=1,
+        description="fresh servers of each arm at the end; None = until intervals are narrow",
+    )
+    confirm_top: int | None = Field(
+        default=None, ge=1, le=3, description="placements of the search that are measured again"
+    )
     workload: str = "chat"
     parallel: int = Field(default=1, ge=1, le=64, description="requests in flight at once")
     spec_type: SpecType = Field(default="none", description="speculative decoding without a draft model")
@@ -71,9 +79,19 @@ class RunConfig(BaseModel):
         return 5 if self.quick else 10 if self.is_demo else 20
 
     @property
-    def rounds_wanted(self) -> int:
-        """Fresh servers of each arm in the confirm stage."""
-        return self.replicates if self.replicates is not None else 2 if self.quick else 3
+    def rounds(self) -> Rounds:
+        """Fresh servers of each arm in the confirm stage; without a number, until intervals are narrow.
+
+        The demo shows the tool and stops after 3 rounds, `quick` after 2.
+        """
+        if self.replicates is not None:
+            return Rounds(self.replicates)
+        return Rounds(2) if self.quick else Rounds(3) if self.is_demo else Rounds(MOST_ROUNDS, precise=True)
+
+    @property
+    def top_wanted(self) -> int:
+        """Placements of the search that are measured again."""
+        return self.confirm_top if self.confirm_top is not None else 1 if self.quick else 2
 
     @property
     def budget_s(self) -> float | None:

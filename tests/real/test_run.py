@@ -34,11 +34,13 @@ def test_a_run_ends_with_baselines_trials_a_confirmed_winner_and_its_files(comma
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
     arms = {arm["name"]: arm for arm in report["arms"]}
-    assert list(arms) == ["all-cpu", "layers", "fit", "hot"]
+    assert list(arms) == ["all-cpu", "layers", "fit", "hot", "hot-2"]
     assert all(arm["outcome"] == "measurement" for arm in arms.values()), ended.stderr
     assert all(len(arm["replicates"]) == 2 for arm in arms.values())
     assert all(0 < arm["vram_peak_mib"] <= 1.02 * report["ceiling_mib"] for arm in arms.values())
     assert arms["hot"]["hit_rate"] > 0
+    assert arms["hot"]["placement"] != arms["hot-2"]["placement"]
+    assert report["confirmation"] == {"rounds": 2, "level": 0.95, "ended": "fixed"}
     assert all(arm["text_equal"] for arm in arms.values())
     assert report["winner"]["arm"] in arms
     assert sum(1 for trial in report["trials"] if trial["arm"] is None) == 3

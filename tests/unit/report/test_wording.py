@@ -3,8 +3,8 @@ import report_builder as build
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hottune.report import wording
-from hottune.report.schema import Cell
+from hottune.report import Format, render, wording
+from hottune.report.schema import Cell, Confirmation, Report
 from hottune.report.setup import setup
 
 
@@ -121,3 +121,49 @@ def test_a_benchmark_of_the_device_recommends_nothing():
     arms = [arm.model_copy(update={"cell": cell}) for arm in build.report().arms]
     report = build.report().model_copy(update={"arms": arms, "winner": None})
     assert wording.answer(report).what == "A benchmark"
+
+
+def candidates(winner: str) -> Report:
+    """A report with a second candidate, equal to the first but for its name."""
+    report = build.report()
+    hot = next(arm for arm in report.arms if arm.name == "hot")
+    assert report.winner is not None
+    return report.model_copy(
+        update={
+            "arms": [*report.arms, hot.model_copy(update={"name": "hot-2"})],
+            "winner": report.winner.model_copy(update={"arm": winner}),
+        }
+    )
+
+
+@pytest.mark.parametrize(("winner", "first"), [("hot", "hot"), ("hot-2", "hot-2"), ("layers", "hot")])
+def test_the_leading_candidate_is_compared_with_every_baseline(winner: str, first: str) -> None:
+    report = candidates(winner)
+    bases = {
+        name: [row.base for row in wording.comparisons(report) if row.arm == name]
+        for name in ("hot", "hot-2")
+    }
+    assert len(bases[first]) > 1
+    assert [len(found) for name, found in bases.items() if name != first] == [1]
+
+
+def test_a_second_candidate_stands_in_every_form_of_the_report() -> None:
+    report = candidates("hot-2")
+    for form in Format:
+        assert "hot-2" in render(report, form)
+
+
+@pytest.mark.parametrize(
+    ("ended", "words"),
+    [
+        ("fixed", "6 rounds of fresh servers: as asked for; intervals at 97%"),
+        ("precise", "every interval that decides was within ±3%; intervals at 97%"),
+        ("most", "not every interval"),
+        ("time", "the time budget ended"),
+    ],
+)
+def test_the_report_says_why_replicates_ended(ended: str, words: str) -> None:
+    told = Confirmation(rounds=6, level=0.97, ended=ended)
+    report = build.report().model_copy(update={"confirmation": told})
+    assert words in wording.search_lines(report)[1]
+    assert all("rounds" not in line for line in wording.search_lines(build.report()))

@@ -19,8 +19,9 @@ from hottune.outcomes import (
     TimedOut,
     too_large,
 )
-from hottune.search.journal import CONFIRM, Journal, sqlite_url
+from hottune.search.journal import CONFIRM, Journal
 from hottune.search.objective import Objective
+from hottune.search.storage import sqlite_url
 
 LOG = ["the server's", "last lines"]
 FAILED: list[Outcome] = [

@@ -13,6 +13,7 @@ from hottune.placement import Placement
 from hottune.search.confirm import confirm
 from hottune.search.journal import Journal, Planned
 from hottune.search.objective import Objective
+from hottune.search.rounds import Rounds
 from hottune.search.space import Space, plan
 from hottune.search.storage import sqlite_url
 from hottune.search.structure import LOOKS, Start, foreseen
@@ -280,7 +281,7 @@ def test_confirm_measures_every_arm_in_every_round_interleaved(tmp_path: Path) -
     one.search(Budget(trials=3))
     machine.asked.clear()
     arms = placements(one)
-    confirmed = confirm(one.journal, arms, 3, machine)
+    confirmed = confirm(one.journal, arms, Rounds(3), machine)
     assert {arm: len(replicates) for arm, replicates in confirmed.replicates.items()} == dict.fromkeys(
         arms, 3
     )
@@ -295,9 +296,9 @@ def test_confirm_resumes_with_every_replicate_that_ended(tmp_path: Path) -> None
     one.search(Budget(trials=3))
     arms = placements(one)
     with pytest.raises(KeyboardInterrupt):
-        confirm(one.journal, arms, 2, SimulatedMachine(dies_at=6))
+        confirm(one.journal, arms, Rounds(2), SimulatedMachine(dies_at=6))
     machine = SimulatedMachine()
-    confirmed = confirm(journal(tmp_path), arms, 2, machine)
+    confirmed = confirm(journal(tmp_path), arms, Rounds(2), machine)
     assert len(machine.asked) == 8 - 5
     positions = sorted(r.position for replicates in confirmed.replicates.values() for r in replicates)
     assert positions == list(range(8))
@@ -308,16 +309,17 @@ def test_replicates_of_another_comparison_are_not_mixed_in(tmp_path: Path) -> No
     one.baselines()
     one.search(Budget(trials=3))
     arms = placements(one)
-    confirm(one.journal, arms, 2, SimulatedMachine())
+    confirm(one.journal, arms, Rounds(2), SimulatedMachine())
     arms["hot"] = arms["hot"].model_copy(update={"rebalance_interval": 99})
     machine = SimulatedMachine()
-    confirm(one.journal, arms, 2, machine)
+    confirm(one.journal, arms, Rounds(2), machine)
     assert len(machine.asked) == 8
 
 
-def test_a_spent_budget_still_leaves_two_rounds(tmp_path: Path) -> None:
+def test_a_spent_budget_still_leaves_three_rounds(tmp_path: Path) -> None:
     one = study(tmp_path, SimulatedMachine())
     one.baselines()
     one.search(Budget(trials=3))
-    confirmed = confirm(one.journal, placements(one), 5, SimulatedMachine(), spent=lambda: True)
-    assert {len(replicates) for replicates in confirmed.replicates.values()} == {2}
+    confirmed = confirm(one.journal, placements(one), Rounds(5), SimulatedMachine(), spent=lambda: True)
+    assert {len(replicates) for replicates in confirmed.replicates.values()} == {3}
+    assert confirmed.ended == "time"

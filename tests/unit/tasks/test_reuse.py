@@ -253,7 +253,13 @@ def test_the_search_alone_reuses_servers(
     assert len(measured) > 8
     assert {
         arm.name: [one.outcome.next_tokens is not None for one in arm.replicates] for arm in report.arms
-    } == {"all-cpu": [True, True], "layers": [True, False], "fit": [True, False], "hot": [True, False]}
+    } == {
+        "all-cpu": [True, True],
+        "layers": [True, False],
+        "fit": [True, False],
+        "hot": [True, False],
+        "hot-2": [True, False],
+    }
     assert {arm.kld_to_all_cpu for arm in report.arms} == {0.0}
     assert not any(trial.outcome.next_tokens for trial in report.trials)
     assert not any(one.reused_server for one in measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from hottune.outcomes import Crashed, NotEngaged, Outcome
 from hottune.placement import Placement
 from hottune.progress import NoProgress
 from hottune.report import load
-from hottune.report.schema import Report
+from hottune.report.schema import Confirmation, Report
 from hottune.search.journal import Measure
+from hottune.search.rounds import MOST_ROUNDS
+from hottune.stats import FIRST_LOOK, LOOKING_LEVEL
 from hottune.tasks import surroundings
 from hottune.tasks.prepare import Plan
 from hottune.tasks.show import Meter
@@ -44,7 +47,7 @@ def servers(hot_speed: float = 1.3, noise: float = 0.01, hot_text: str = "t") ->
     def measure(placement: Placement) -> Outcome:
         nonlocal count
         count += 1
-        wobble = 1 + noise * (-1) ** count
+        wobble = 1 + noise * max(-2.0, min(2.0, random.Random(count).gauss(0, 1)))
         if placement.fit:
             return NotEngaged(detail="fit placed nothing")
         if placement.hot_k:
@@ -60,7 +63,7 @@ def run(folder: Path, measuring: Measuring, **changes: object) -> tuple[Report, 
 
 
 def test_a_clear_gain_is_recommended_with_its_interval_and_its_command(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, servers(hot_speed=1.3))
+    report, _ = run(tmp_path, servers(hot_speed=1.3), confirm_top=1)
     assert report.winner is not None
     assert report.winner.arm == "hot"
     hot = next(arm for arm in report.arms if arm.name == "hot")
@@ -107,6 +110,57 @@ def test_search_and_confirmed_numbers_stand_side_by_side(tmp_path: Path) -> None
             assert len(arm.replicates) == 3
             assert arm.search_turn_s is not None
             assert arm.turn_s == pytest.approx(arm.search_turn_s, rel=0.05)
+
+
+def test_the_two_best_of_the_search_are_measured_again_and_judged_together(tmp_path: Path) -> None:
+    report, _ = run(tmp_path, servers(), replicates=5)
+    rows = {arm.name: arm for arm in report.arms}
+    assert list(rows) == ["all-cpu", "layers", "fit", "hot", "hot-2"]
+    assert rows["hot"].placement != rows["hot-2"].placement
+    searched = sorted(arm.search_turn_s or 0 for arm in (rows["hot"], rows["hot-2"]))
+    assert searched[0] == rows["hot"].search_turn_s, "hot is the search's best"
+    for name in ("hot", "hot-2"):
+        change = rows[name].ratios["layers"]["turn"]
+        assert change.verdict == "faster"
+        assert change.method.endswith("verdict by Holm over 4"), "two candidates, two measured baselines"
+    assert report.winner is not None
+    assert report.winner.arm in ("hot", "hot-2")
+    assert "interval for the best of 2" in report.winner.reason
+    assert (rows[report.winner.arm].turn_s or 9) <= min(rows[n].turn_s or 9 for n in ("hot", "hot-2"))
+
+
+def test_without_a_number_of_replicates_the_stage_goes_on_until_intervals_are_narrow(tmp_path: Path) -> None:
+    calm, _ = run(tmp_path / "calm", servers(noise=0.002), replicates=None)
+    noisy, _ = run(tmp_path / "noisy", servers(noise=0.05), replicates=None)
+    assert calm.confirmation == Confirmation(rounds=FIRST_LOOK, level=LOOKING_LEVEL, ended="precise")
+    assert noisy.confirmation == Confirmation(rounds=MOST_ROUNDS, level=LOOKING_LEVEL, ended="most")
+    hot = next(arm for arm in calm.arms if arm.name == "hot")
+    assert hot.versus_turn is not None
+    assert "at 97 %" in hot.versus_turn.method
+
+
+def test_the_stage_goes_on_where_it_was_killed_and_ends_where_it_would_have_ended(tmp_path: Path) -> None:
+    whole, _ = run(tmp_path / "whole", servers(noise=0.002), replicates=None)
+    n_search = len(whole.trials)
+
+    def killed(plan: Plan, meter: Meter) -> Measure:
+        measure, count = servers(noise=0.002)(plan, meter), 0
+
+        def until(placement: Placement) -> Outcome:
+            nonlocal count
+            count += 1
+            if count > n_search + 13:
+                raise KeyboardInterrupt
+            return measure(placement)
+
+        return until
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", killed, replicates=None)
+    resumed, _ = run(tmp_path / "killed", servers(noise=0.002), replicates=None)
+    assert resumed.confirmation == whole.confirmation
+    positions = sorted(one.position for arm in resumed.arms for one in arm.replicates)
+    assert positions == list(range(4 * FIRST_LOOK))
 
 
 def test_the_files_are_written_and_can_be_read_again(tmp_path: Path) -> None:
@@ -184,10 +238,12 @@ def test_warnings_of_every_session_stay_with_the_study(
 
 
 def test_a_tiny_time_budget_still_ends_with_an_answer(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, servers(), time_budget_s=0.001, trials=50)
+    report, _ = run(tmp_path, servers(), time_budget_s=0.001, trials=50, replicates=None)
     assert report.winner is not None
     assert sum(1 for trial in report.trials if trial.arm is None) == workflow.LEAST_TRIALS
-    assert {len(arm.replicates) for arm in report.arms if arm.outcome == "measurement"} == {2}
+    assert {len(arm.replicates) for arm in report.arms if arm.outcome == "measurement"} == {3}
+    assert report.confirmation is not None
+    assert report.confirmation.ended == "time"
 
 
 def test_everything_in_the_study_is_plain_json(tmp_path: Path) -> None:
