@@ -10,7 +10,8 @@ MATRIX ?= cpu
 SMOKE_RUN := demo --backend cpu --ceilings 25,50 --ubatches 64 --scale 0.05 --threads 1 --out build/bench-device.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-verdicts clean
+.PHONY: help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-durability \
+  bench-verdicts clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -63,6 +64,10 @@ bench: setup ## the project's own benchmarks (bench/*.py)
 bench-device: setup ## the device against static placements (MODEL=..., SMOKE=1, ARGS="--help" for the rest)
 	@echo "== the device's benchmark"
 	$(BIN)/python -m bench.device $(if $(SMOKE),$(SMOKE_RUN),$(or $(MODEL),30b-a3b)) $(ARGS)
+
+bench-durability: setup ## kill studies 200 times with kill -9 and compare (ARGS="--real --kills 40": with real servers)
+	@echo "== kill -9"
+	$(BIN)/python -m bench.durability $(ARGS)
 
 bench-verdicts: setup ## equal arms told apart, a gain of 5 % found? (minutes; ARGS="--real demo": real servers)
 	@echo "== controls of the verdicts"

@@ -91,6 +91,10 @@ class Claims:
             one for one in self.trials() if key_of(one.user_attrs) == key and (is_done(one) or _live(one))
         ]
 
+    def is_mine(self, trial: FrozenTrial) -> bool:
+        """Whether this worker measured (or measures) a trial; of an older study nobody else can have."""
+        return bool(trial.user_attrs.get("worker", self.worker) == self.worker)
+
     def live_elsewhere(self) -> list[FrozenTrial]:
         """Return what other workers are measuring now; ends what dead ones left."""
         found = self._running_elsewhere()
@@ -247,7 +251,7 @@ class Claims:
     def end_own_of_before(self) -> None:
         """End what an earlier process of this worker left running; only under the study's lock."""
         for one in self.trials():
-            if one.state is TrialState.RUNNING and one.user_attrs.get("worker", self.worker) == self.worker:
+            if one.state is TrialState.RUNNING and self.is_mine(one):
                 self._end(self._id(one), {})
 
     def _end(self, trial_id: int, attributes: Mapping[str, Any]) -> None:

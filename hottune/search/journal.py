@@ -36,6 +36,8 @@ from hottune.search.storage import Patience, Storage, open_storage, sqlite_path,
 CONFIRM = "/confirm"
 #: How often is looked whether another worker is done, seconds.
 LOOK_AGAIN_S = 1.0
+#: How long the confirm stage is left to the worker that has it, which may have died.
+HEAD_START_S = 3.0
 #: A placement that so many workers died of is recorded as crashed. Only in storages that machines share: on
 #: one machine a person starts hottune again, and may have killed it for other reasons.
 MOST_DEATHS = 2
@@ -275,9 +277,13 @@ class Journal:
     ) -> Replicate:
         """Measure one replicate of an arm at its position in the interleaved order and journal it.
 
-        Where another worker measures it, wait, and return what that one journals.
+        Where another worker measures it, wait, and return what that one journals. Who has measured the one
+        before goes first: replicates are compared in pairs, and equal machines are not the same machine.
         """
         attributes = _attributes(Planned(placement, "baseline", arm)) | {"plan": key, "position": position}
+        before = self._confirm.of((key, position - 1))
+        if not self._confirm.of((key, position)) and any(not self._confirm.is_mine(one) for one in before):
+            time.sleep(HEAD_START_S)
         while True:
             ended = self._measured(self._confirm, attributes, measure)
             if ended is not None:

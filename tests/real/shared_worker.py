@@ -19,7 +19,6 @@ from hottune.outcomes import Outcome
 from hottune.placement import Placement
 from hottune.progress import NoProgress
 from hottune.search import storage
-from hottune.tasks import surroundings
 
 BEAT_S, GRACE_S = 1, 2
 
@@ -47,7 +46,7 @@ def work(folder: Path, name: str, url: str, given: dict[str, Any]) -> None:
 def _run(folder: Path, name: str, url: str, given: dict[str, Any]) -> int:
     storage.BEAT_S, storage.GRACE_S = BEAT_S, GRACE_S
     storage.OUTAGE_LIMIT_S = given.get("outage_limit_s", storage.OUTAGE_LIMIT_S)
-    surroundings.surroundings.__defaults__ = (0.0,)
+    workflow.surroundings = list  # what else goes on on this machine is no part of the comparison
     plan = landscape.plan(folder / name, storage=url, worker=name, trials=given["trials"], replicates=2)
     by_formula = landscape.measuring(plan.ceiling_mib, given["pause_s"], surprise_mib=0)
     asked = folder / f"asked-{name}.txt"
