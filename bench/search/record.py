@@ -55,6 +55,14 @@ def main() -> None:
     turns: list[float] = []
     meter = Meter(progress)
     measure = workflow.real_servers(plan, meter)
+    told = measure.bench.note
+
+    def note(line: str) -> None:
+        if line.startswith("a fresh server"):
+            progress.say(line)
+        told(line)
+
+    measure.bench.note = note
     wanted = list(placements(plan.space, numbers(options.shares, float), numbers(options.threads, int)))
     meter.stage("Recording", len(wanted))
 

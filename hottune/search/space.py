@@ -69,8 +69,9 @@ class Correction:
     ) -> Correction:
         """Read the largest surprise of each kind from everything measured so far.
 
-        `--fit` rows teach nothing: their placement is not ours. An out-of-memory placement is taken to have
-        needed just over the ceiling, so neither it nor anything larger is planned again.
+        `--fit` rows teach nothing: their placement is not ours; neither do reused servers. An out-of-memory
+        placement is taken to have needed just over the ceiling, so neither it nor anything larger is planned
+        again.
         """
         found: dict[tuple[bool, int, int], float] = {}
         for placement, outcome in history:
@@ -104,6 +105,9 @@ def _surprise_mib(
     """Return how much more VRAM a placement took than predicted, or None when it does not tell."""
     predicted = need_mib(placement)
     match outcome:
+        case Measurement(reused_server=True):
+            # It holds what CUDA took for the placements before, and may have got fewer places for that.
+            return None
         case Measurement(engagement=Engagement(hot=hot)) if hot and hot.slots < placement.hot_k:
             # The device took fewer experts than asked for: one more than it took would not have fitted.
             one_more = placement.model_copy(update={"hot_k": hot.slots + 1})

@@ -43,6 +43,9 @@ SETTLED_MIB = 64.0
 SETTLE_LIMIT_S = 10.0
 REQUEST_TIMEOUT_S = 600.0
 LOGS_KEPT = 60
+#: A reused server may get so much smaller a cache than asked for: what CUDA has taken meanwhile (kernels,
+#: scratch memory) it does not give back. With less, a fresh server must tell.
+REUSED_SLOTS = 0.9
 
 
 @dataclass(frozen=True)
@@ -317,7 +320,7 @@ def under_ceiling(outcome: Outcome, ceiling_mib: float) -> Outcome:
 
 def _has_its_slots(outcome: Measurement, placement: Placement) -> bool:
     hot = outcome.engagement.hot
-    return hot is not None and hot.slots >= placement.hot_k
+    return hot is not None and hot.slots >= REUSED_SLOTS * placement.hot_k
 
 
 class RealServers:
