@@ -200,6 +200,7 @@ class _Plan:
         """Move to the best of the points; tell whether that was a move."""
         before, looks = self._best, looks_for(self._noise) if self._noise else 1
         others = [point for point in dict.fromkeys(points) if point != before]
+        self._ask(before, 1)
         while others:
             found = min(others, key=lambda point: self._ask(point, 1))
             better = gain(self._ask(found, 1), self._ask(before, 1))
