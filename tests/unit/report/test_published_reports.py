@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hottune.report import Format, load, render
+from hottune.report.wording import speed
 
 REPORTS = Path(__file__).parents[3] / "reports"
 PUBLISHED = sorted({*REPORTS.glob("*.md"), *REPORTS.glob("device/*.md")} - set(REPORTS.rglob("README.md")))
@@ -42,6 +43,17 @@ def test_the_speeds_told_of_the_24_gib_study_are_those_of_its_file():
     ):
         row = f"| {word} | {change.ratio:.2f}× | {change.low:.2f} to {change.high:.2f} | {change.verdict} |"
         assert row in told
+
+
+def test_the_example_of_the_readme_has_the_speeds_of_its_file():
+    readme = (REPORTS.parent / "README.md").read_text(encoding="utf-8")
+    example = readme[readme.index("<!-- example:begin -->") : readme.index("<!-- example:end -->")]
+    report = load(REPORTS / "h100-24gib.json")
+    assert report.winner.reason in example
+    for arm in report.arms:
+        (row,) = re.findall(rf"^[→ ] {arm.name}, 3 runs +(.+)$", example, re.MULTILINE)
+        for field in ("prefill_tok_s", "decode_tok_s"):
+            assert speed(arm, field) in row
 
 
 def test_no_published_result_names_a_worker():
