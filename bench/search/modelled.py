@@ -16,10 +16,10 @@ from bench.search.landscape import Truth
 from hottune.models.memory import estimate
 from hottune.models.shape import MoeShape
 from hottune.placement import Placement
-from hottune.routing.bound import Bandwidths, TokenLoad, predict
+from hottune.routing.bound import Bandwidths, LayerLoad, TokenLoad, predict
 from hottune.routing.published import independent_misses
 from hottune.search.space import Space, plan
-from hottune.tasks.foresight import expert_bytes_from_ram, layer_loads, with_constants
+from hottune.tasks.foresight import expert_bytes_from_ram, with_constants
 from hottune.units import MIB
 
 OVERHEAD_MIB = 500.0
@@ -113,14 +113,17 @@ class Modelled:
             ),
             shape.n_layers,
         )
-        machine = machine.model_copy(update={"t_sync_us": machine.t_sync_us * crowded})
         n_used = shape.n_used
         misses = (0.0,) * n_used + (1.0,) if hit_rate is None else independent_misses(n_used, hit_rate)
-        on_cpu = sum(1 for size in shape.layer_expert_bytes[: placement.n_cpu_moe] if size)
+        # All layers are alike and their times add up, so one of the size of all of them stands for them.
+        n_ram, one = placement.n_cpu_moe, shape.layer_expert_bytes[0] / shape.n_experts
+        machine = machine.model_copy(update={"t_sync_us": machine.t_sync_us * crowded * n_ram})
+        layers = [LayerLoad(expert_bytes=one * n_ram, n_used=n_used, misses=misses)] * (n_ram > 0)
+        layers += [LayerLoad(expert_bytes=one * (shape.n_layers - n_ram), n_used=n_used, misses=())]
         read = expert_bytes_from_ram(shape, placement, lambda _: hit_rate or 0.0)
         load = TokenLoad(
             dense_bytes=shape.dense_bytes,
-            layers=layer_loads(shape, placement.n_cpu_moe, [misses] * on_cpu),
+            layers=tuple(layers),
             uploaded_bytes=0.3 * min(read, placement.upload_mib * MIB) if placement.hot_k else 0.0,
         )
         return predict(load, machine).tokens_per_second
@@ -141,7 +144,7 @@ class Modelled:
         space = self.space
         found: dict[Placement, None] = {}
         for ubatch, threads, step in product(self.ubatches, space.threads, range(9)):
-            n_cpu_moe = space.mixed(step / 8, ubatch)
+            n_cpu_moe = space.fullest(space.mixed(step / 8, ubatch), ubatch)
             found[space.layers(n_cpu_moe, ubatch, threads)] = None
             for share, (policy, interval), shared in product(
                 (1.0, 0.8),

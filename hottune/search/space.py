@@ -227,6 +227,16 @@ class Space:
         moved = self.shape.n_layers - self.fewest_cpu_layers(ubatch)
         return self.shape.n_layers - round(layer_share * moved)
 
+    def fullest(self, n_cpu_moe: int, ubatch: int) -> int:
+        """Return the fewest layers on the CPU that leave room for as large a cache: no VRAM stays unused.
+
+        A cache grows by an expert of every layer at once, so what is left over may hold a whole layer.
+        """
+        room = self.max_hot_k(n_cpu_moe, ubatch)
+        while n_cpu_moe > 1 and room > 0 and self.max_hot_k(n_cpu_moe - 1, ubatch) >= room:
+            n_cpu_moe -= 1
+        return n_cpu_moe
+
     def sample(self, draw: Suggest) -> Placement | None:
         """Draw a hot placement that fits, or None when the drawn ubatch leaves no room for a cache."""
         ubatch = draw.suggest_categorical("ubatch", self.ubatches)

@@ -7,8 +7,8 @@ or that several workers share, goes on with the same placements.
 
 The plan: where along the ceiling the best mix of whole layers and cache lies (the cost model proposes where
 to begin); then threads and ubatch, which do most; then the device's live settings, which one server serves
-all; at the end the mix once more, closer. Live settings do less than servers scatter, so one is taken for
-better only when it still is, by `MARGIN`, after both were measured `LOOKS` times.
+all; at the end the mix once more, closer. What is better by less than servers scatter is believed only when
+it still is, by `MARGIN`, after both were measured again (hottune/search/looks.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from hottune.placement import INTERVAL_POLICIES, Placement, Policy
+from hottune.search.looks import CLEAR, gain, looks_for, noise_of
 from hottune.search.space import DEFAULT_INTERVAL, Space
 
 #: Shares of the room for experts that whole layers take: tried in this order, the cache takes the rest.
@@ -29,8 +30,8 @@ FIRST_STEP, LAST_STEP = 0.25, 0.125
 #: correct the memory model.
 SAME_CACHE = 0.05
 
-#: A live setting must be so much better than what it replaces, over so many measurements of each.
-MARGIN, LOOKS = 0.01, 3
+#: What replaces another setting in a close call must be so much better.
+MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Point:
     def placement(self, space: Space) -> Placement | None:
         """Return the placement with the largest cache that fits, or None without room for one."""
         return space.hot(
-            space.mixed(self.layer_share, self.ubatch),
+            space.fullest(space.mixed(self.layer_share, self.ubatch), self.ubatch),
             self.ubatch,
             threads=self.threads,
             interval=self.interval,
@@ -82,6 +83,12 @@ class Known:
             self._exact.setdefault(placement, []).append(cost)
             if cost is not None and placement.hot_k:
                 self._alike.setdefault(_without_cache(placement), set()).add(placement)
+
+    @property
+    def noise(self) -> float:
+        """Relative scatter of one measurement (see `looks`)."""
+        found = [[cost for cost in costs if cost is not None] for costs in self._exact.values()]
+        return noise_of(found)
 
     def measured(self, placement: Placement) -> tuple[Placement, list[float | None]]:
         """Return the placement that answers for this one, and what it cost, measurement by measurement."""
@@ -138,7 +145,7 @@ def next_structured(space: Space, start: Start, known: Known, *, quick: bool = F
         return fmean(cost for cost in costs if cost is not None)
 
     try:
-        _Plan(space, start, ask).run(quick)
+        _Plan(space, start, ask, 0.0 if quick else known.noise).run(quick)
     except _Unknown as unknown:
         return unknown.wanted
     return None
@@ -155,14 +162,15 @@ def foreseen(space: Space, start: Start, *, quick: bool = False) -> list[Placeme
         asked[placement] = None
         return 1.0
 
-    _Plan(space, start, ask).run(quick)
+    _Plan(space, start, ask, 0.0).run(quick)
     return list(asked)
 
 
 class _Plan:
-    def __init__(self, space: Space, start: Start, ask: Ask) -> None:
+    def __init__(self, space: Space, start: Start, ask: Ask, noise: float) -> None:
         self._space = space
         self._ask = ask
+        self._noise = noise
         self._best = Point(
             proposed_share(space, start),
             start.ubatch,
@@ -176,31 +184,30 @@ class _Plan:
         space = self._space
         self._shares(*SHARES[: 1 if quick else None])
         if quick:
-            self._walk("threads", space.threads, only=1)
+            self._choices("threads", space.threads[-2:])
             self._live((16,), ())
             self._shares(0.5)
             return
-        self._shares(self._best.layer_share + FIRST_STEP, self._best.layer_share - FIRST_STEP)
-        self._walk("threads", space.threads)
-        self._walk("ubatch", space.ubatches)
+        self._around(FIRST_STEP)
+        self._choices("threads", space.threads)
+        if self._choices("ubatch", space.ubatches):
+            self._around(FIRST_STEP)  # other buffers leave other room
         self._live((16, 240), ("lfru", "lru", "window"))
-        self._take([replace(self._best, shared=True)], LOOKS)
-        self._shares(self._best.layer_share + LAST_STEP, self._best.layer_share - LAST_STEP)
+        self._take([replace(self._best, shared=True)])
+        self._around(LAST_STEP)
 
-    def _take(self, points: Iterable[Point], looks: int = 1) -> bool:
-        """Move to the best of the points; tell whether that was a move.
-
-        With more than one look, what seems best is measured again before it is believed, and must be better
-        by a margin; then what was best before counts with as many measurements.
-        """
-        before = self._best
+    def _take(self, points: Iterable[Point]) -> bool:
+        """Move to the best of the points; tell whether that was a move."""
+        before, looks = self._best, looks_for(self._noise) if self._noise else 1
         others = [point for point in dict.fromkeys(points) if point != before]
         while others:
             found = min(others, key=lambda point: self._ask(point, 1))
-            if self._ask(found, 1) >= self._ask(before, 1):
+            better = gain(self._ask(found, 1), self._ask(before, 1))
+            if better <= 0:
                 break
-            needed = (1 - MARGIN * (looks > 1)) * self._ask(before, looks)
-            if self._ask(found, looks) < needed:
+            if better > CLEAR * self._noise or (
+                gain(self._ask(found, looks), self._ask(before, looks)) >= MARGIN
+            ):
                 self._best = found
                 break
             others.remove(found)
@@ -209,15 +216,12 @@ class _Plan:
     def _shares(self, *values: float) -> None:
         self._take(replace(self._best, layer_share=min(1.0, max(0.0, value))) for value in values)
 
-    def _walk(self, field: str, choices: Sequence[int], only: int = 99) -> None:
-        """Go down the choices, else up, as long as that helps."""
-        for step in (1, -1):
-            for _ in range(only):
-                value = _neighbour(choices, getattr(self._best, field), step)
-                if value is None or not self._take([replace(self._best, **{field: value})]):  # type: ignore[arg-type]
-                    break
-            else:
-                return
+    def _around(self, step: float) -> None:
+        self._shares(self._best.layer_share + step, self._best.layer_share - step)
+
+    def _choices(self, field: str, choices: Sequence[int]) -> bool:
+        """Try all of a few choices: the best may lie behind one that makes no difference."""
+        return self._take(replace(self._best, **{field: value}) for value in choices)  # type: ignore[arg-type]
 
     def _live(self, intervals: Sequence[int], policies: Sequence[Policy]) -> None:
         """Try other policies and rebalancing, which a running server can turn to."""
@@ -226,7 +230,7 @@ class _Plan:
         for policy in policies:
             interval = best.interval if policy in INTERVAL_POLICIES else DEFAULT_INTERVAL
             found.append(replace(best, policy=policy, interval=interval))
-        self._take(found, LOOKS)
+        self._take(found)
 
 
 def proposed_share(space: Space, start: Start) -> float:
@@ -240,13 +244,6 @@ def proposed_share(space: Space, start: Start) -> float:
         if placement is not None:
             speeds[step / 8] = space.foresee(placement)
     return max(speeds, key=lambda share: speeds[share], default=0.0)
-
-
-def _neighbour(choices: Sequence[int], value: int, step: int) -> int | None:
-    if value not in choices:
-        return None
-    index = choices.index(value) + step
-    return choices[index] if 0 <= index < len(choices) else None
 
 
 def _without_cache(placement: Placement) -> Placement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,6 +13,7 @@ from hottune.report.schema import ArmName, Trial
 from hottune.search.baselines import BASELINES, measure_baselines
 from hottune.search.draw import Fixed
 from hottune.search.journal import Journal, Measure, Planned
+from hottune.search.looks import looks_for, noise_of
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.space import Space
 from hottune.search.structure import Known, Start, Wanted, next_structured
@@ -95,6 +97,9 @@ class Study:
                 break  # the plan is through, or another worker measures what it waits for
         dry = 0
         while not self._done(budget) and dry < DRY_DRAWS_IN_ALL:
+            doubtful = None if budget.quick else self.doubtful()
+            if doubtful is not None and self._try_unclaimed(doubtful, budget):
+                continue
             trial = self.journal.try_sample(
                 self.space(),
                 self.measure,
@@ -105,6 +110,19 @@ class Study:
             dry = 0 if trial else dry + 1
             if trial:
                 self.watch(trial)
+
+    def doubtful(self) -> Planned | None:
+        """Return what seems better than the best that is well known, to be measured again; or None."""
+        searched = self.searched()
+        costs = costs_of(searched, self.objective, self.journal.limits)
+        looks = looks_for(noise_of(costs.values()))
+        known = [fmean(one) for one in costs.values() if len(one) >= looks]
+        seeming = [placement for placement, one in costs.items() if len(one) < looks]
+        best = min(seeming, key=lambda placement: fmean(costs[placement]), default=None)
+        if best is None or fmean(costs[best]) >= min(known, default=math.inf):
+            return None
+        origin = next(trial.origin for trial in searched if trial.placement == best)
+        return Planned(best, origin, repeat=len(costs[best]))
 
     def next_structured(self, *, quick: bool = False) -> Wanted | None:
         """Return what the structured plan wants to know next, or None when it is through."""
@@ -187,15 +205,33 @@ def best_of_arms(
 def ranked(trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LIMITS) -> list[Trial]:
     """Return one measured trial of each placement, the best first.
 
-    What was measured several times counts with its mean. What keeps the limits goes before what does not.
+    What keeps the limits goes before what does not, and what was measured as often as the noise asks for (or
+    as often as anything was) before what was measured less often: its luck has not been looked at.
     """
-    measured: dict[Placement, list[tuple[Trial, Measurement]]] = {}
+    known = list(trials)
+    first: dict[Placement, Trial] = {}
+    for trial in known:
+        if isinstance(trial.outcome, Measurement):
+            first.setdefault(trial.placement, trial)
+    costs = costs_of(known, objective)
+    kept = costs_of(known, objective, limits)
+    looks = min(looks_for(noise_of(costs.values())), max(map(len, costs.values()), default=1))
+
+    def rank(placement: Placement) -> tuple[bool, bool, float]:
+        return placement not in kept, len(costs[placement]) < looks, fmean(costs[placement])
+
+    return [first[placement] for placement in sorted(first, key=rank)]
+
+
+def costs_of(
+    trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LIMITS
+) -> dict[Placement, list[float]]:
+    """Return the costs of each placement, measurement by measurement; without those that broke a limit."""
+    found: dict[Placement, list[float]] = {}
+    broken = set()
     for trial in trials:
         if isinstance(trial.outcome, Measurement):
-            measured.setdefault(trial.placement, []).append((trial, trial.outcome))
-
-    def rank(found: list[tuple[Trial, Measurement]]) -> tuple[bool, float]:
-        kept = all(limits.kept(outcome) for _, outcome in found)
-        return not kept, fmean(objective.cost(outcome) for _, outcome in found)
-
-    return [found[0][0] for found in sorted(measured.values(), key=rank)]
+            found.setdefault(trial.placement, []).append(objective.cost(trial.outcome))
+            if not limits.kept(trial.outcome):
+                broken.add(trial.placement)
+    return {placement: costs for placement, costs in found.items() if placement not in broken}
