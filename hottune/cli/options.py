@@ -51,7 +51,10 @@ LoadModeOption = Annotated[
     LoadMode | None,
     typer.Option("--load-mode", help="none (default): weights in pinned memory; mmap: mapped file."),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads. Default: cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", help="CPU threads. Default: cores less one; run tries fewer, too."),
+]
 Port = Annotated[int | None, typer.Option(help="Loopback port of llama-server. Default: a free one.")]
 BackendOption = Annotated[
     Backend | None, typer.Option("--backend", help="GPU back-end of llama.cpp. Default: what is found.")
