@@ -25,7 +25,7 @@ from hottune.outcomes import (
     RequestSample,
 )
 from hottune.placement import Placement
-from hottune.search.journal import Measure
+from hottune.search.recorder import Measure
 from hottune.tasks import prepare
 from hottune.tasks.prepare import Plan
 from hottune.tasks.settings import RunConfig

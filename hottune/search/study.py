@@ -11,8 +11,10 @@ from hottune.placement import Placement
 from hottune.report.schema import ArmName, Trial
 from hottune.search.baselines import BASELINES, measure_baselines
 from hottune.search.draw import Fixed
-from hottune.search.journal import Journal, Measure, Planned
+from hottune.search.entries import Planned
+from hottune.search.journal import Journal
 from hottune.search.objective import NO_LIMITS, Limits, Objective
+from hottune.search.recorder import Measure
 from hottune.search.space import Space
 from hottune.search.structure import Known, Start, Wanted, next_structured
 
