@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from hottune.outcomes import OUTCOME_ADAPTER, Measurement, Outcome
 from hottune.placement import Placement
@@ -79,6 +80,7 @@ class Journal:
         self.objective = objective
         self.limits = limits
         self._ended: dict[int, Trial] = {}
+        self._confirmed: dict[int, tuple[Placement, Outcome]] = {}
         self.shared = sqlite_path(url) is None
         self._seed = seed
         self._attempt = (0, 0)
@@ -125,16 +127,26 @@ class Journal:
 
     def trials(self) -> list[Trial]:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
-        for one in self._search.trials():
-            # What is done never changes, and reading hundreds of outcomes for each trial takes long.
+        return self._trials_of(self._search.trials())
+
+    def _trials_of(self, frozen: list[FrozenTrial]) -> list[Trial]:
+        # What is done never changes, and reading hundreds of outcomes for each trial takes long.
+        for one in frozen:
             if one.number not in self._ended and is_done(one):
                 self._ended[one.number] = trial_of(one)
-        return [self._ended[number] for number in sorted(self._ended)]
+        return [self._ended[one.number] for one in frozen if one.number in self._ended]
 
-    def history(self) -> list[tuple[Placement, Outcome]]:
-        """Return placement and outcome of everything measured: search and confirm."""
-        done = [(trial.placement, trial.outcome) for trial in self.trials()]
-        return done + [(placement_of(one), outcome_of(one)) for one in self._confirm.trials() if is_done(one)]
+    def history(self, trials: list[Trial] | None = None) -> list[tuple[Placement, Outcome]]:
+        """Return placement and outcome of everything measured: search and confirm.
+
+        Args:
+            trials: of the search, where they were read just now.
+        """
+        done = [(trial.placement, trial.outcome) for trial in (self.trials() if trials is None else trials)]
+        for one in self._confirm.trials():
+            if one.number not in self._confirmed and is_done(one):
+                self._confirmed[one.number] = placement_of(one), outcome_of(one)
+        return done + [self._confirmed[number] for number in sorted(self._confirmed)]
 
     def unfinished(self) -> list[Planned]:
         """Return the placements that were begun, never ended, not measured since, and are nobody's now."""
@@ -208,13 +220,14 @@ class Journal:
             fixed: parameters that it may not choose, with their values.
             limit: see `try_unclaimed`.
         """
-        ended = {trial.number: trial.outcome for trial in self.trials()}
+        frozen = self._search.trials()
+        ended = {trial.number: trial for trial in self._trials_of(frozen)}
         known = [
-            Seen(one.params, one.distributions, ended[one.number])
-            for one in self._search.trials()
+            Seen(one.params, one.distributions, ended[one.number].outcome)
+            for one in frozen
             if one.number in ended
         ]
-        measured = {trial.placement for trial in self.trials()}
+        measured = {trial.placement for trial in ended.values()}
         count, attempt = self._attempt
         attempt = attempt + 1 if count == len(known) else 0
         self._attempt = len(known), attempt

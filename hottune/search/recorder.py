@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ class Recorder:
                 if is_done(one):
                     return one
                 self.wait(one)
+            attributes = {**attributes, "started": datetime.now(UTC).isoformat()}
 
     def take_in_unsaved(self, search: Claims, confirm: Claims) -> None:
         """Store what an earlier process of this worker could not."""
