@@ -17,7 +17,8 @@ from hottune.report import save
 from hottune.report.schema import ArmName, Replicate, Report, Roofline, Trial, WarningNote
 from hottune.search.baselines import BASELINES
 from hottune.search.confirm import LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
-from hottune.search.journal import Journal, Measure, Say
+from hottune.search.journal import Journal
+from hottune.search.recorder import Measure, Say
 from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker

@@ -25,7 +25,7 @@ from hottune.outcomes import (
     RequestSample,
 )
 from hottune.placement import Placement
-from hottune.search.journal import Measure
+from hottune.search.recorder import Measure
 from hottune.tasks import prepare
 from hottune.tasks.prepare import Plan
 from hottune.tasks.settings import RunConfig
@@ -130,12 +130,18 @@ def _wobble(placement: Placement, count: int) -> float:
     return 1 + NOISE * (2 * int.from_bytes(digest[:4], "big") / 2**32 - 1) * 3**0.5
 
 
-def measured(placement: Placement, turn_s: float, vram_mib: float) -> Measurement:
-    """Return a measurement with one request."""
+def measured(placement: Placement, turn_s: float, vram_mib: float, *, text: str = "text") -> Measurement:
+    """Return a measurement with one request, of which three quarters of the experts were in the cache."""
     hot = None
     if placement.hot_k:
         hot = HotStats(
-            slots=placement.hot_k, layers=24, hits=3, misses=1, uploads=1, uploaded_bytes=1, cache_bytes=1
+            slots=placement.hot_k,
+            layers=placement.n_cpu_moe,
+            hits=3,
+            misses=1,
+            uploads=1,
+            uploaded_bytes=1,
+            cache_bytes=1,
         )
     sample = RequestSample(
         workload="chat",
@@ -147,7 +153,7 @@ def measured(placement: Placement, turn_s: float, vram_mib: float) -> Measuremen
         ttft_ms=110,
         turn_s=turn_s,
         token_ms=[1.0],
-        text_sha256="text",
+        text_sha256=text,
     )
     return Measurement(
         prefill_tok_s=1000,

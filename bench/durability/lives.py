@@ -26,7 +26,7 @@ from hottune.placement import Placement
 from hottune.progress import NoProgress
 from hottune.report import load
 from hottune.search.claims import Claims
-from hottune.search.journal import Journal
+from hottune.search.recorder import Recorder
 
 #: A life ends within this time, at random: some 0 to 20 measurements.
 LONGEST_LIFE_S = 2.0
@@ -108,15 +108,15 @@ def live(folder: Path, seed: int, trials: int, moment_s: float | None) -> bool:
 def _study(folder: Path, seed: int, trials: int) -> None:
     workflow.surroundings = list  # what else goes on on this machine is no part of the comparison
     plan = landscape.plan(folder, seed=seed, trials=trials)
-    stored, inner = folder / "stored.jsonl", Journal._measured
+    stored, inner = folder / "stored.jsonl", Recorder.record
 
-    def told(journal: Journal, claims: Claims, attributes: Mapping[str, Any], *rest: Any) -> Any:
-        ended = inner(journal, claims, attributes, *rest)
+    def told(recorder: Recorder, claims: Claims, attributes: Mapping[str, Any], *rest: Any) -> Any:
+        ended = inner(recorder, claims, attributes, *rest)
         if ended is not None:
             _append(stored, {"outcome": ended.user_attrs["outcome"], "placement": attributes["placement"]})
         return ended
 
-    Journal._measured = told  # type: ignore[method-assign]
+    Recorder.record = told  # type: ignore[method-assign]
 
     def counted(placement: Placement) -> int:
         with contextlib.closing(sqlite3.connect(_file(folder), timeout=60)) as connection:

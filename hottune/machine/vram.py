@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import psutil
 
+from hottune.machine.background import Background
 from hottune.machine.facts import Gpu
 from hottune.machine.nvml import NvmlUnavailable, ask, nvml
 from hottune.units import mib
@@ -21,7 +21,7 @@ from hottune.units import mib
 VramSource = Literal["process", "device-change", "virtual"]
 
 
-class VramSampler:
+class VramSampler(Background):
     """Samples a GPU's memory on a thread of its own, from entering the context until leaving it.
 
     Enter it *before* the server starts (the device's change counts from there), then call `watch(pid)`.
@@ -34,12 +34,11 @@ class VramSampler:
     """
 
     def __init__(self, gpu: Gpu, pid: int | None = None, *, interval_s: float = 0.05) -> None:
+        super().__init__("vram-sampler")
         self._gpu = gpu
         self._pid = pid
         self._interval_s = interval_s
-        self._stop = threading.Event()
         self._ready = threading.Event()
-        self._thread: threading.Thread | None = None
         self._baseline: int | None = None
         self._process_peak: int | None = None
         self._change_peak = 0
@@ -82,18 +81,9 @@ class VramSampler:
         if self._gpu.virtual:
             self.note = "virtual GPU: the device counts its own peak"
             return self
-        self._thread = threading.Thread(target=self._run, name="vram-sampler", daemon=True)
-        self._thread.start()
+        self._start()
         self._ready.wait(timeout=30)  # the baseline is known before the caller starts a server
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-            self._thread = None
 
     def _run(self) -> None:
         try:

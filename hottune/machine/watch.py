@@ -12,11 +12,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from statistics import fmean, median
-from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
+from hottune.machine.background import Background
 from hottune.machine.clocks import GpuState, ask_state
 from hottune.machine.facts import Gpu
 from hottune.machine.nvml import ask, nvml
@@ -39,7 +39,7 @@ class _Begin:
     swap: float
 
 
-class MachineWatch:
+class MachineWatch(Background):
     """Watches from `begin` to `seen`; the thread runs from entering the context until leaving it.
 
     Args:
@@ -48,9 +48,8 @@ class MachineWatch:
     """
 
     def __init__(self, gpu: Gpu, *, interval_s: float = 0.5) -> None:
+        super().__init__("machine-watch")
         self._gpu, self._interval_s = gpu, interval_s
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # of what was seen
         self._seen = _Seen()
         self._begin: _Begin | None = None
@@ -80,17 +79,8 @@ class MachineWatch:
 
     def __enter__(self) -> Self:
         if not self._gpu.virtual:
-            self._thread = threading.Thread(target=self._run, name="machine-watch", daemon=True)
-            self._thread.start()
+            self._start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-            self._thread = None
 
     def _run(self) -> None:
         try:

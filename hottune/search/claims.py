@@ -54,6 +54,13 @@ def key_of(attributes: Mapping[str, Any]) -> Key | None:
     return f"{placement}#{repeat}" if repeat else str(placement)
 
 
+def known_key_of(attributes: Mapping[str, Any]) -> Key:
+    """Return what a trial measures, of attributes that say so."""
+    key = key_of(attributes)
+    assert key is not None
+    return key
+
+
 def is_done(trial: FrozenTrial) -> bool:
     """Whether the trial has an outcome. The outcome is written before the state, so it alone decides."""
     return "outcome" in trial.user_attrs and "skip" not in trial.user_attrs
@@ -135,8 +142,7 @@ class Claims:
             attributes: of the trial; the key is in them.
             parameters: what a sampler would have drawn, and from what.
         """
-        key = key_of(attributes)
-        assert key is not None
+        key = known_key_of(attributes)
         token = uuid.uuid4().hex
         self.live_elsewhere()  # ends what a dead worker left
         if not self.of(key):
@@ -216,8 +222,7 @@ class Claims:
 
     def add_done(self, attributes: Mapping[str, Any]) -> None:
         """Add a trial that was measured while it could not be stored, unless its key is done by now."""
-        key = key_of(attributes)
-        assert key is not None
+        key = known_key_of(attributes)
         values = self.values_of(attributes)
         finished = optuna.trial.create_trial(
             state=TrialState.FAIL if values is None else TrialState.COMPLETE,
@@ -278,8 +283,7 @@ class Claims:
         self.patience(once)
 
     def _done(self, trial: FrozenTrial) -> FrozenTrial:
-        key = key_of(trial.user_attrs)
-        assert key is not None
+        key = known_key_of(trial.user_attrs)
         return next(one for one in self.of(key) if is_done(one))
 
     def _id(self, trial: FrozenTrial) -> int:

@@ -15,8 +15,9 @@ from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
 from hottune.search.baselines import BASELINES
-from hottune.search.journal import Journal, Measure
+from hottune.search.journal import Journal
 from hottune.search.objective import NO_LIMITS, Limits, Objective
+from hottune.search.recorder import Measure
 from hottune.search.rounds import Rounds
 from hottune.search.study import best_of_arms, ranked
 from hottune.stats import FIRST_LOOK, FIXED_LEVEL, LOOKING_LEVEL, Contest

@@ -14,7 +14,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
@@ -119,8 +124,29 @@ def parameters(space: Space, placement: Placement) -> Parameters:
     drawn = space.parameters(placement)
     if not drawn:
         return {}, {}
-    study = optuna.create_study()
-    study.enqueue_trial(drawn)
-    trial = study.ask()
-    space.sample(trial)
-    return trial.params, trial.distributions
+    asked = _Asked(drawn)
+    space.sample(asked)
+    return asked.params, asked.distributions
+
+
+class _Asked:
+    """Answers a space's questions with known parameters, and remembers what could have been answered."""
+
+    def __init__(self, answers: Mapping[str, Any]) -> None:
+        self._answers = answers
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return int(self._answer(name, IntDistribution(low, high, log=log)))
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        return float(self._answer(name, FloatDistribution(low, high)))
+
+    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
+        return self._answer(name, CategoricalDistribution(choices))
+
+    def _answer(self, name: str, distribution: BaseDistribution) -> Any:
+        self.params[name] = self._answers[name]
+        self.distributions[name] = distribution
+        return self._answers[name]

@@ -9,52 +9,37 @@ Several processes can work on one study (see `claims`): what one of them measure
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from hottune.errors import StorageError
-from hottune.outcomes import OUTCOME_ADAPTER, Crashed, Measurement, Outcome
+from hottune.outcomes import OUTCOME_ADAPTER, Measurement, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
 from hottune.search import storage as storages
-from hottune.search import unsaved
-from hottune.search.claims import Claims, Key, Parameters, is_done, key_of
+from hottune.search.claims import Claims, is_done
 from hottune.search.draw import Fixed, Seen, draw, parameters
+from hottune.search.entries import (
+    Planned,
+    attributes_of,
+    outcome_of,
+    placement_of,
+    replicate_of,
+    trial_of,
+)
 from hottune.search.objective import NO_LIMITS, Limits, Objective
+from hottune.search.recorder import Measure, Recorder, Say
 from hottune.search.space import Space
 from hottune.search.storage import Patience, Storage, open_storage, sqlite_path, storage_errors
 
 CONFIRM = "/confirm"
-#: How often is looked whether another worker is done, seconds.
-LOOK_AGAIN_S = 1.0
 #: How long the confirm stage is left to the worker that has it, which may have died.
 HEAD_START_S = 3.0
-#: A placement that so many workers died of is recorded as crashed. Only in storages that machines share: on
-#: one machine a person starts hottune again, and may have killed it for other reasons.
-MOST_DEATHS = 2
-
-Measure = Callable[[Placement], Outcome]
-Say = Callable[[str], None]
-Origin = Literal["baseline", "grid", "sampler"]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A placement that is to be measured, and why."""
-
-    placement: Placement
-    origin: Origin
-    arm: ArmName | None = None
-    repeat: int = 0  # so many measurements of the same placement are known already
 
 
 class Journal:
@@ -95,12 +80,11 @@ class Journal:
         self.objective = objective
         self.limits = limits
         self._ended: dict[int, Trial] = {}
+        self._confirmed: dict[int, tuple[Placement, Outcome]] = {}
         self.shared = sqlite_path(url) is None
         self._seed = seed
         self._attempt = (0, 0)
-        self._unsaved_path = unsaved_path
-        self._say = say
-        self._waited_for = ""
+        self._recorder = Recorder(self.shared, unsaved_path, say)
         storage = open_storage(url)
         with storage_errors(url):
             self._study, self.created = self._open(storage, name)
@@ -126,12 +110,7 @@ class Journal:
         if not self.shared:
             self._search.end_own_of_before()
             self._confirm.end_own_of_before()
-        if self._unsaved_path is None:
-            return
-        for record in unsaved.load(self._unsaved_path):
-            claims = self._confirm if "plan" in record else self._search
-            claims.add_done(record)
-        self._unsaved_path.unlink(missing_ok=True)
+        self._recorder.take_in_unsaved(self._search, self._confirm)
 
     # --- provenance ---
 
@@ -148,22 +127,32 @@ class Journal:
 
     def trials(self) -> list[Trial]:
         """Return everything that ended, in order, without the placements that were skipped unmeasured."""
-        for one in self._search.trials():
-            # What is done never changes, and reading hundreds of outcomes for each trial takes long.
-            if one.number not in self._ended and is_done(one):
-                self._ended[one.number] = _trial(one)
-        return [self._ended[number] for number in sorted(self._ended)]
+        return self._trials_of(self._search.trials())
 
-    def history(self) -> list[tuple[Placement, Outcome]]:
-        """Return placement and outcome of everything measured: search and confirm."""
-        done = [(trial.placement, trial.outcome) for trial in self.trials()]
-        return done + [(_placement(one), _outcome(one)) for one in self._confirm.trials() if is_done(one)]
+    def _trials_of(self, frozen: list[FrozenTrial]) -> list[Trial]:
+        # What is done never changes, and reading hundreds of outcomes for each trial takes long.
+        for one in frozen:
+            if one.number not in self._ended and is_done(one):
+                self._ended[one.number] = trial_of(one)
+        return [self._ended[one.number] for one in frozen if one.number in self._ended]
+
+    def history(self, trials: list[Trial] | None = None) -> list[tuple[Placement, Outcome]]:
+        """Return placement and outcome of everything measured: search and confirm.
+
+        Args:
+            trials: of the search, where they were read just now.
+        """
+        done = [(trial.placement, trial.outcome) for trial in (self.trials() if trials is None else trials)]
+        for one in self._confirm.trials():
+            if one.number not in self._confirmed and is_done(one):
+                self._confirmed[one.number] = placement_of(one), outcome_of(one)
+        return done + [self._confirmed[number] for number in sorted(self._confirmed)]
 
     def unfinished(self) -> list[Planned]:
         """Return the placements that were begun, never ended, not measured since, and are nobody's now."""
         busy = {trial.placement for trial in self.trials()} | self.claimed()
         begun = [
-            Planned(_placement(one), one.user_attrs["origin"], one.user_attrs["arm"])
+            Planned(placement_of(one), one.user_attrs["origin"], one.user_attrs["arm"])
             for one in self._search.trials()
             if "placement" in one.user_attrs and not {"outcome", "skip"} & set(one.user_attrs)
         ]
@@ -172,7 +161,7 @@ class Journal:
     def claimed(self) -> set[Placement]:
         """Return the placements of the search that other workers are measuring now."""
         live = self._search.live_elsewhere()
-        return {_placement(one) for one in live if "placement" in one.user_attrs}
+        return {placement_of(one) for one in live if "placement" in one.user_attrs}
 
     def claimed_by_search(self) -> int:
         """Return how many of these count against the budget: all but baselines."""
@@ -182,9 +171,9 @@ class Journal:
         """Wait until no other worker measures in the search; return whether there was one."""
         waited = False
         while live := self._search.live_elsewhere():
-            self._wait(live[0])
+            self._recorder.wait(live[0])
             waited = True
-        self._waited_for = ""
+        self._recorder.wait_is_over()
         return waited
 
     def try_placement(self, planned: Planned, space: Space, measure: Measure) -> Trial:
@@ -192,15 +181,8 @@ class Journal:
 
         Where another worker measures it, wait, and return what that one journals.
         """
-        while True:
-            trial = self.try_unclaimed(planned, space, measure)
-            if trial is not None:
-                self._waited_for = ""
-                return trial
-            for done in self._search.of(_key(_attributes(planned))):
-                if is_done(done):
-                    return _trial(done)
-                self._wait(done)
+        drawn = parameters(space, planned.placement)
+        return trial_of(self._recorder.record_or_wait(self._search, attributes_of(planned), measure, drawn))
 
     def try_unclaimed(
         self, planned: Planned, space: Space, measure: Measure, *, limit: int | None = None
@@ -217,8 +199,8 @@ class Journal:
             limit: trials that the search may have, those of all workers together and baselines aside.
         """
         drawn = parameters(space, planned.placement)
-        ended = self._measured(self._search, _attributes(planned), measure, drawn, limit)
-        return None if ended is None else _trial(ended)
+        ended = self._recorder.record(self._search, attributes_of(planned), measure, drawn, limit)
+        return None if ended is None else trial_of(ended)
 
     def try_sample(
         self,
@@ -238,13 +220,14 @@ class Journal:
             fixed: parameters that it may not choose, with their values.
             limit: see `try_unclaimed`.
         """
-        ended = {trial.number: trial.outcome for trial in self.trials()}
+        frozen = self._search.trials()
+        ended = {trial.number: trial for trial in self._trials_of(frozen)}
         known = [
-            Seen(one.params, one.distributions, ended[one.number])
-            for one in self._search.trials()
+            Seen(one.params, one.distributions, ended[one.number].outcome)
+            for one in frozen
             if one.number in ended
         ]
-        measured = {trial.placement for trial in self.trials()}
+        measured = {trial.placement for trial in ended.values()}
         count, attempt = self._attempt
         attempt = attempt + 1 if count == len(known) else 0
         self._attempt = len(known), attempt
@@ -267,7 +250,7 @@ class Journal:
     def replicates(self, key: str) -> dict[int, tuple[ArmName, Replicate]]:
         """Return the finished replicates of one confirm plan, by position."""
         return {
-            one.user_attrs["position"]: (one.user_attrs["arm"], _replicate(one))
+            one.user_attrs["position"]: (one.user_attrs["arm"], replicate_of(one))
             for one in self._confirm.trials()
             if one.user_attrs.get("plan") == key and is_done(one)
         }
@@ -280,135 +263,18 @@ class Journal:
         Where another worker measures it, wait, and return what that one journals. Who has measured the one
         before goes first: replicates are compared in pairs, and equal machines are not the same machine.
         """
-        attributes = _attributes(Planned(placement, "baseline", arm)) | {"plan": key, "position": position}
+        attributes = attributes_of(Planned(placement, "baseline", arm)) | {"plan": key, "position": position}
         before = self._confirm.of((key, position - 1))
         if not self._confirm.of((key, position)) and any(not self._confirm.is_mine(one) for one in before):
             time.sleep(HEAD_START_S)
-        while True:
-            ended = self._measured(self._confirm, attributes, measure)
-            if ended is not None:
-                self._waited_for = ""
-                return _replicate(ended)
-            for one in self._confirm.of((key, position)):
-                if is_done(one):
-                    return _replicate(one)
-                self._wait(one)
+        return replicate_of(self._recorder.record_or_wait(self._confirm, attributes, measure))
 
     def seconds(self) -> float:
         """Return the time spent in servers so far, all sessions together."""
         frozen = [*self._search.trials(), *self._confirm.trials()]
         return float(sum(one.user_attrs.get("seconds", 0.0) for one in frozen))
 
-    # --- measuring ---
-
-    def _measured(
-        self,
-        claims: Claims,
-        attributes: Mapping[str, Any],
-        measure: Measure,
-        drawn: Parameters = ({}, {}),
-        limit: int | None = None,
-    ) -> FrozenTrial | None:
-        """Measure and store unless it is another worker's; when interrupted, leave it to be done again."""
-        trial_id = claims.take(attributes, drawn)
-        if trial_id is None:
-            return None
-        if limit is not None and claims.beyond(trial_id, limit):
-            claims.drop(trial_id)
-            return None
-        began = time.monotonic()
-        placement = Placement.model_validate_json(attributes["placement"])
-        with claims.beating(trial_id):
-            try:
-                outcome = self._fatal(claims, attributes) or measure(placement)
-            except BaseException:
-                with contextlib.suppress(StorageError):
-                    claims.give_up(trial_id)
-                raise
-            ended = {"seconds": time.monotonic() - began, "outcome": outcome.model_dump_json()}
-            try:
-                return claims.finish(trial_id, ended)
-            except (StorageError, KeyboardInterrupt) as error:
-                line = self._keep({**attributes, "worker": claims.worker, **ended})
-                if isinstance(error, StorageError):
-                    raise StorageError(error.what, error.why, f"{error.next_step} {line}".strip()) from error
-                self._say(line)
-                raise
-
-    def _fatal(self, claims: Claims, attributes: Mapping[str, Any]) -> Crashed | None:
-        """Return the outcome of a placement that kills whoever measures it, or None."""
-        deaths = claims.deaths(_key(attributes)) if self.shared else 0
-        if deaths < MOST_DEATHS:
-            return None
-        return Crashed(exit_code=None, detail=f"{deaths} hottune workers died while they measured this")
-
-    def _keep(self, record: Mapping[str, Any]) -> str:
-        """Write what the storage did not take to a file that the next run takes in; say what became of it."""
-        if self._unsaved_path is None:
-            return "The last measurement is lost."
-        try:
-            unsaved.save(self._unsaved_path, record)
-        except OSError as cause:
-            return f"The last measurement is lost: {self._unsaved_path} cannot be written ({cause})."
-        return f"The last measurement is kept in {self._unsaved_path}; the same command stores it."
-
-    def _wait(self, trial: FrozenTrial) -> None:
-        """Wait a little for another worker, and say so once."""
-        who = trial.user_attrs.get("worker", "another worker")
-        line = f"Waiting for {who}, which measures {_placement(trial).label()}."
-        if line != self._waited_for:
-            self._say(line)
-            self._waited_for = line
-        time.sleep(LOOK_AGAIN_S)
-
     def _values(self, attributes: Mapping[str, Any]) -> list[float] | None:
         text = attributes.get("outcome")
         outcome = None if text is None else OUTCOME_ADAPTER.validate_json(text)
         return self.objective.values(outcome) if isinstance(outcome, Measurement) else None
-
-
-def _attributes(planned: Planned) -> dict[str, Any]:
-    return {
-        "placement": planned.placement.model_dump_json(),
-        "origin": planned.origin,
-        "arm": planned.arm,
-        "repeat": planned.repeat,
-        "started": datetime.now(UTC).isoformat(),
-    }
-
-
-def _key(attributes: Mapping[str, Any]) -> Key:
-    key = key_of(attributes)
-    assert key is not None
-    return key
-
-
-def _outcome(frozen: FrozenTrial) -> Outcome:
-    return OUTCOME_ADAPTER.validate_json(frozen.user_attrs["outcome"])
-
-
-def _placement(frozen: FrozenTrial) -> Placement:
-    return Placement.model_validate_json(frozen.user_attrs["placement"])
-
-
-def _trial(frozen: FrozenTrial) -> Trial:
-    attributes = frozen.user_attrs
-    return Trial(
-        number=frozen.number,
-        arm=cast("ArmName | None", attributes["arm"]),
-        origin=cast(Origin, attributes["origin"]),
-        placement=_placement(frozen),
-        outcome=_outcome(frozen),
-        started=datetime.fromisoformat(attributes["started"]),
-        seconds=attributes["seconds"],
-        worker=attributes.get("worker", ""),
-    )
-
-
-def _replicate(frozen: FrozenTrial) -> Replicate:
-    return Replicate(
-        position=frozen.user_attrs["position"],
-        started=datetime.fromisoformat(frozen.user_attrs["started"]),
-        outcome=_outcome(frozen),
-        worker=frozen.user_attrs.get("worker", ""),
-    )

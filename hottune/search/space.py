@@ -139,6 +139,8 @@ class Space:
     threads: tuple[int, ...] = ()
     foresee: Foresee | None = field(default=None, repr=False)
     correction: Correction = Correction()
+    #: Answers of `max_hot_k`, which every draw asks for many times.
+    _rooms: dict[tuple[int, int], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def corrected(self, history: Iterable[tuple[Placement, Outcome]]) -> Space:
         """Return the space with bounds corrected by what was measured."""
@@ -180,6 +182,11 @@ class Space:
 
     def max_hot_k(self, n_cpu_moe: int, ubatch: int) -> int:
         """Return the most experts of a layer that the cache can hold beside everything else; 0 = none."""
+        if (n_cpu_moe, ubatch) not in self._rooms:
+            self._rooms[n_cpu_moe, ubatch] = self._max_hot_k(n_cpu_moe, ubatch)
+        return self._rooms[n_cpu_moe, ubatch]
+
+    def _max_hot_k(self, n_cpu_moe: int, ubatch: int) -> int:
         if not any(self.shape.layer_expert_bytes[:n_cpu_moe]):
             return 0
         low, high = 0, self.shape.n_experts

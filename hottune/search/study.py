@@ -12,9 +12,11 @@ from hottune.placement import Placement
 from hottune.report.schema import ArmName, Trial
 from hottune.search.baselines import BASELINES, measure_baselines
 from hottune.search.draw import Fixed
-from hottune.search.journal import Journal, Measure, Planned
+from hottune.search.entries import Planned
+from hottune.search.journal import Journal
 from hottune.search.looks import looks_for, noise_of
 from hottune.search.objective import NO_LIMITS, Limits, Objective
+from hottune.search.recorder import Measure
 from hottune.search.space import Space
 from hottune.search.structure import Known, Start, Wanted, next_structured
 
@@ -68,9 +70,13 @@ class Study:
         """What is optimised."""
         return self.journal.objective
 
-    def space(self) -> Space:
-        """Return the space with its bounds corrected by everything measured so far."""
-        return self.plan.corrected(self.journal.history())
+    def space(self, trials: list[Trial] | None = None) -> Space:
+        """Return the space with its bounds corrected by everything measured so far.
+
+        Args:
+            trials: of the search, where they were read just now.
+        """
+        return self.plan.corrected(self.journal.history(trials))
 
     def baselines(self) -> None:
         """Measure every baseline that is not in the journal yet."""
@@ -83,37 +89,39 @@ class Study:
         the sampler, in the joint space.
         """
         for planned in self.journal.unfinished():
-            if (
-                planned.origin != "baseline"
-                and not self._done(budget)
-                and self.space().fits(planned.placement)
-            ):
-                self._try_unclaimed(planned, budget)
-        while not self._done(budget):
-            wanted = self.next_structured(quick=budget.quick)
+            trials = self.journal.trials()
+            if planned.origin == "baseline" or self._done(budget, trials):
+                continue
+            space = self.space(trials)
+            if space.fits(planned.placement):
+                self._try_unclaimed(planned, space, budget)
+        while not self._done(budget, trials := self.journal.trials()):
+            space = self.space(trials)
+            wanted = self._next_structured(space, trials, quick=budget.quick)
             if wanted is None or not self._try_unclaimed(
-                Planned(wanted.placement, "grid", repeat=wanted.repeat), budget
+                Planned(wanted.placement, "grid", repeat=wanted.repeat), space, budget
             ):
                 break  # the plan is through, or another worker measures what it waits for
         dry = 0
-        while not self._done(budget) and dry < DRY_DRAWS_IN_ALL:
-            doubtful = None if budget.quick else self.doubtful()
-            if doubtful is not None and self._try_unclaimed(doubtful, budget):
+        while not self._done(budget, trials := self.journal.trials()) and dry < DRY_DRAWS_IN_ALL:
+            space = self.space(trials)
+            doubtful = None if budget.quick else self._doubtful(trials)
+            if doubtful is not None and self._try_unclaimed(doubtful, space, budget):
                 continue
             trial = self.journal.try_sample(
-                self.space(),
+                space,
                 self.measure,
                 at_random=dry >= DRY_DRAWS,
-                fixed=self._fixed(dry),
+                fixed=self._fixed(space, trials, dry),
                 limit=budget.trials,
             )
             dry = 0 if trial else dry + 1
             if trial:
                 self.watch(trial)
 
-    def doubtful(self) -> Planned | None:
+    def _doubtful(self, trials: list[Trial]) -> Planned | None:
         """Return what seems better than the best that is well known, to be measured again; or None."""
-        searched = self.searched()
+        searched = [trial for trial in trials if trial.arm is None]
         costs = costs_of(searched, self.objective, self.journal.limits)
         looks = looks_for(noise_of(costs.values()))
         known = [fmean(one) for one in costs.values() if len(one) >= looks]
@@ -124,17 +132,15 @@ class Study:
         origin = next(trial.origin for trial in searched if trial.placement == best)
         return Planned(best, origin, repeat=len(costs[best]))
 
-    def next_structured(self, *, quick: bool = False) -> Wanted | None:
+    def _next_structured(self, space: Space, trials: list[Trial], *, quick: bool) -> Wanted | None:
         """Return what the structured plan wants to know next, or None when it is through."""
-        trials = self.journal.trials()
         known = Known((trial.placement, self._cost(trial)) for trial in trials)
-        return next_structured(self.space(), self.start_of_plan(trials), known, quick=quick)
+        return next_structured(space, self._start_of_plan(space, trials), known, quick=quick)
 
-    def start_of_plan(self, trials: list[Trial]) -> Start:
+    def _start_of_plan(self, space: Space, trials: list[Trial]) -> Start:
         """Return the settings that the plan begins with: ubatch and threads of the best baseline."""
         static = best_of_arms((trial for trial in trials if trial.arm), self.objective)
         known = [static[arm].placement for arm in ("layers", "all-cpu") if arm in static]
-        space = self.space()
         if not known:
             return Start(space.ubatches[0], space.base.threads)
         return Start(known[0].ubatch, known[0].threads)
@@ -145,30 +151,30 @@ class Study:
             return None
         return self.objective.cost(trial.outcome)
 
-    def _fixed(self, dry: int) -> Fixed | None:
+    def _fixed(self, space: Space, trials: list[Trial], dry: int) -> Fixed | None:
         """Return the parameters that the next draw keeps from the best placement; None = it is free.
 
         The plan ends near the best, and few trials are left: most draws look around it, a group of parameters
         at a time. Those that a running server can turn to come most often, for they are cheap.
         """
-        best = self.best().get("hot")
+        best = best_of_arms(trials, self.objective, self.journal.limits).get("hot")
         if best is None:
             return None
-        parameters = self.space().parameters(best.placement)
-        drawn = sum(1 for trial in self.searched() if trial.origin == "sampler")
+        parameters = space.parameters(best.placement)
+        drawn = sum(1 for trial in trials if trial.origin == "sampler")
         free = DRAWN_TOGETHER[(drawn + dry) % len(DRAWN_TOGETHER)]
         return {name: value for name, value in parameters.items() if name not in free} if free else None
 
     def searched(self) -> list[Trial]:
         """Return the trials that count against the budget: all but baselines."""
-        return [trial for trial in self.journal.trials() if trial.arm is None]
+        return _searched(self.journal.trials())
 
     def best(self) -> dict[ArmName, Trial]:
         """Return the best measured trial of every arm that has one; `hot` is the best of the search."""
         return best_of_arms(self.journal.trials(), self.objective, self.journal.limits)
 
-    def _done(self, budget: Budget) -> bool:
-        begun = len(self.searched()) + self.journal.claimed_by_search()
+    def _done(self, budget: Budget, trials: list[Trial]) -> bool:
+        begun = len(_searched(trials)) + self.journal.claimed_by_search()
         return begun >= budget.trials or budget.spent()
 
     def _baseline(self, arm: ArmName, placement: Placement) -> Outcome:
@@ -182,12 +188,16 @@ class Study:
         self.watch(trial)
         return trial
 
-    def _try_unclaimed(self, planned: Planned, budget: Budget) -> bool:
+    def _try_unclaimed(self, planned: Planned, space: Space, budget: Budget) -> bool:
         """Measure a placement unless another worker does, or the budget is used up; tell whether."""
-        trial = self.journal.try_unclaimed(planned, self.space(), self.measure, limit=budget.trials)
+        trial = self.journal.try_unclaimed(planned, space, self.measure, limit=budget.trials)
         if trial is not None:
             self.watch(trial)
         return trial is not None
+
+
+def _searched(trials: Iterable[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.arm is None]
 
 
 def best_of_arms(

@@ -31,6 +31,7 @@ from hottune.outcomes import (
 from hottune.placement import Placement, needs_restart
 from hottune.tasks.conditions import with_before
 from hottune.tasks.endings import ended, with_log
+from hottune.tasks.logs import new_log
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
 from hottune.workload.next_tokens import CannotScore, require_finite, score
@@ -137,7 +138,7 @@ class Bench:
 
     def _measure_fresh(self, placement: Placement) -> Outcome:
         self._prune_logs()
-        log_path = self.log_dir / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 1000:03d}.log"
+        log_path = new_log(self.log_dir)
         with ExitStack() as ending:
             before = self._cooldown.wait()
             ending.callback(self._settle, before.state.vram_used_mib)

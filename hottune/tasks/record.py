@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.errors import BadSettingError, NotEngagedError, ServerError
 from hottune.outcomes import HotStats, Outcome, RequestSample
 from hottune.placement import LARGEST_BYPASS, Placement, Policy
+from hottune.tasks.logs import new_log
 from hottune.tasks.measure import REQUEST_TIMEOUT_S
 from hottune.tasks.prepare import Plan
 from hottune.workload.client import RequestFailed, drive
@@ -126,7 +126,7 @@ def record(
     """
     folder = plan.config.cache_dir / "logs" / "trace"
     folder.mkdir(parents=True, exist_ok=True)
-    log_path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 1000:03d}.log"
+    log_path = new_log(folder)
     try:
         with launch(
             plan.engine,

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from hottune.errors import BadSettingError, MachineDiffersError
 from hottune.machine.facts import Machine
-from hottune.search.journal import Journal, Say
+from hottune.search.journal import Journal
 from hottune.search.lock import study_lock
+from hottune.search.recorder import Say
 from hottune.search.storage import sqlite_path, sqlite_url
 from hottune.tasks import prepare
 from hottune.tasks.fingerprint import differences, ram_differs

@@ -53,10 +53,11 @@ def test_a_bug_is_not_swallowed() -> None:
 
 def test_json_comes_from_models_inside_plain_data(capsys: pytest.CaptureFixture[str]) -> None:
     common.emit_json({"outcomes": [Rejected(detail="too large")], "path": Path("/x")})
-    assert json.loads(capsys.readouterr().out) == {
-        "outcomes": [{"kind": "rejected", "detail": "too large", "vram_peak_mib": None}],
-        "path": "/x",
-    }
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["path"] == "/x"
+    (outcome,) = shown["outcomes"]
+    assert (outcome["kind"], outcome["detail"]) == ("rejected", "too large")
+    assert set(outcome) == set(Rejected.model_fields)
 
 
 def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,11 @@ from hottune.outcomes import Outcome
 from hottune.placement import Placement
 from hottune.search import claims as claims_room
 from hottune.search import journal as journal_room
+from hottune.search import recorder
 from hottune.search import storage as storages
 from hottune.search.claims import Claims, is_done
-from hottune.search.journal import Journal, Planned
+from hottune.search.entries import Planned, attributes_of
+from hottune.search.journal import Journal
 from hottune.search.objective import Objective
 from hottune.search.space import plan
 from hottune.search.storage import Patience, open_storage, sqlite_url
@@ -130,7 +132,7 @@ def test_threads_that_want_the_same_all_at_once_measure_each_placement_once(tmp_
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "BEAT_S", 1)
     monkeypatch.setattr(storages, "GRACE_S", 1)
-    monkeypatch.setattr(journal_room, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(recorder, "LOOK_AGAIN_S", 0.1)
 
 
 def test_a_silent_worker_is_looked_at_twice_and_its_trial_is_free_again(
@@ -217,7 +219,7 @@ def test_who_died_between_outcome_and_end_has_finished(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "t.db")
     space = plan(shape(), base(), CEILING_MIB, ubatches=(512,), need_mib=need_mib)
     book = Journal("t", url, Objective.TURN, worker="me")
-    trial_id = book._search.take(journal_room._attributes(Planned(space.all_cpu(512), "baseline", "all-cpu")))
+    trial_id = book._search.take(attributes_of(Planned(space.all_cpu(512), "baseline", "all-cpu")))
     assert trial_id is not None
     for name, content in {"seconds": 1.0, "outcome": measurement(2.0).model_dump_json()}.items():
         book._storage.set_trial_user_attr(trial_id, name, content)
@@ -269,7 +271,7 @@ def test_the_confirm_stage_stays_with_the_worker_that_has_it(
 ) -> None:
     """The other is told that a replicate is done, and lets the first one begin the next."""
     monkeypatch.setattr(journal_room, "HEAD_START_S", 1.0)
-    monkeypatch.setattr(journal_room, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(recorder, "LOOK_AGAIN_S", 0.05)
     url = sqlite_url(tmp_path / "t.db")
     books = [Journal("t", url, Objective.TURN, worker=name) for name in ("first", "second")]
     measured: dict[str, list[int]] = {"first": [], "second": []}

@@ -13,7 +13,8 @@ from simulated import CEILING_MIB, base, measurement, need_mib, shape
 from hottune.errors import StorageError
 from hottune.search import storage as storages
 from hottune.search import unsaved
-from hottune.search.journal import Journal, Planned
+from hottune.search.entries import Planned
+from hottune.search.journal import Journal
 from hottune.search.objective import Objective
 from hottune.search.space import Space, plan
 from hottune.search.storage import Patience, open_storage, sqlite_url

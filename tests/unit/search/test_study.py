@@ -12,7 +12,8 @@ from hottune.outcomes import Measurement, OutOfMemory
 from hottune.placement import Placement
 from hottune.search import looks
 from hottune.search.confirm import confirm
-from hottune.search.journal import Journal, Planned
+from hottune.search.entries import Planned
+from hottune.search.journal import Journal
 from hottune.search.objective import Objective
 from hottune.search.rounds import Rounds
 from hottune.search.space import Space, plan

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bench.durability import landscape
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.machine.facts import Cpu, Gpu, Machine
 from hottune.models.memory import estimate
 from hottune.models.shape import ModelFile, MoeShape
-from hottune.outcomes import Engagement, HotStats, Measurement, RequestSample
+from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.tasks import prepare
 from hottune.tasks.prepare import Plan
@@ -89,41 +90,4 @@ def plan(folder: Path, **changes: Any) -> Plan:
 
 
 def measured(placement: Placement, turn_s: float, text: str = "t") -> Measurement:
-    hot = None
-    if placement.hot_k:
-        hot = HotStats(
-            slots=placement.hot_k, layers=8, hits=3, misses=1, uploads=1, uploaded_bytes=1, cache_bytes=1
-        )
-    sample = RequestSample(
-        workload="chat",
-        warmup=False,
-        prompt_tokens=100,
-        output_tokens=100,
-        prefill_ms=100,
-        decode_ms=1000 * turn_s,
-        ttft_ms=110,
-        turn_s=turn_s,
-        token_ms=[1.0],
-        text_sha256=text,
-    )
-    return Measurement(
-        prefill_tok_s=1000,
-        decode_tok_s=100 / turn_s,
-        ttft_ms=110,
-        turn_s=turn_s,
-        token_ms_p50=1,
-        token_ms_p95=1,
-        token_ms_p99=1,
-        vram_peak_mib=estimate(SHAPE, placement).vram_mib,
-        vram_source="virtual",
-        load_s=1,
-        engagement=Engagement(
-            gpu_device="VGPU0",
-            vram_model_mib=1,
-            vram_kv_mib=1,
-            vram_compute_mib=1,
-            host_model_mib=1,
-            hot=hot,
-        ),
-        requests=[sample],
-    )
+    return landscape.measured(placement, turn_s, estimate(SHAPE, placement).vram_mib, text=text)

@@ -17,7 +17,7 @@ from hottune.placement import Placement
 from hottune.progress import NoProgress
 from hottune.report import load
 from hottune.report.schema import Confirmation, Report
-from hottune.search.journal import Measure
+from hottune.search.recorder import Measure
 from hottune.search.rounds import MOST_ROUNDS
 from hottune.stats import FIRST_LOOK, LOOKING_LEVEL
 from hottune.tasks import surroundings

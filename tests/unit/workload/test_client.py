@@ -188,8 +188,11 @@ def test_a_stream_that_ends_early_but_politely_is_a_failure(server: FakeServer) 
 
 def test_a_server_that_goes_silent_times_out(server: FakeServer) -> None:
     server.silent_after = 2
-    error = failure(server, request_timeout_s=0.2)
-    assert error.timed_out
+    for patience_s in (0.2, 1, 5):  # a busy machine may need longer for the two events
+        error = failure(server, request_timeout_s=patience_s)
+        assert error.timed_out
+        if "no end" not in error.detail:
+            break
     assert "silent after 2 events" in error.detail
 
 

@@ -1,0 +1,71 @@
+"""Entries of the journal: placements, outcomes, replicates; to and from the attributes of Optuna trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+from optuna.trial import FrozenTrial
+
+from hottune.outcomes import OUTCOME_ADAPTER, Outcome
+from hottune.placement import Placement
+from hottune.report.schema import ArmName, Replicate, Trial
+
+Origin = Literal["baseline", "grid", "sampler"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A placement that is to be measured, and why."""
+
+    placement: Placement
+    origin: Origin
+    arm: ArmName | None = None
+    repeat: int = 0  # so many measurements of the same placement are known already
+
+
+def attributes_of(planned: Planned) -> dict[str, Any]:
+    """Return the attributes with which a trial of the placement begins."""
+    return {
+        "placement": planned.placement.model_dump_json(),
+        "origin": planned.origin,
+        "arm": planned.arm,
+        "repeat": planned.repeat,
+        "started": datetime.now(UTC).isoformat(),
+    }
+
+
+def placement_of(frozen: FrozenTrial) -> Placement:
+    """Return the placement of any trial that says what it measures."""
+    return Placement.model_validate_json(frozen.user_attrs["placement"])
+
+
+def outcome_of(frozen: FrozenTrial) -> Outcome:
+    """Return the outcome of a trial that is done."""
+    return OUTCOME_ADAPTER.validate_json(frozen.user_attrs["outcome"])
+
+
+def trial_of(frozen: FrozenTrial) -> Trial:
+    """Return a trial of the search that is done."""
+    attributes = frozen.user_attrs
+    return Trial(
+        number=frozen.number,
+        arm=cast("ArmName | None", attributes["arm"]),
+        origin=cast(Origin, attributes["origin"]),
+        placement=placement_of(frozen),
+        outcome=outcome_of(frozen),
+        started=datetime.fromisoformat(attributes["started"]),
+        seconds=attributes["seconds"],
+        worker=attributes.get("worker", ""),
+    )
+
+
+def replicate_of(frozen: FrozenTrial) -> Replicate:
+    """Return a replicate of the confirm stage that is done."""
+    return Replicate(
+        position=frozen.user_attrs["position"],
+        started=datetime.fromisoformat(frozen.user_attrs["started"]),
+        outcome=outcome_of(frozen),
+        worker=frozen.user_attrs.get("worker", ""),
+    )
