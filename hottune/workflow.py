@@ -174,6 +174,8 @@ def announce(plan: Plan, journal: Journal, ui: Progress) -> None:
         f"{plan.model.name}: {shape.n_moe_layers} layers x {shape.n_experts} experts ({shape.quant}), "
         f"VRAM ceiling {plan.ceiling_mib:.0f} MiB on {plan.gpu.name}, workload {plan.workload.name}"
     )
+    if line := prepare.load_mode_line(plan):
+        ui.say(line)
     if plan.config.worker:
         ui.say("Workers on one machine disturb each other, unless each has a GPU and cores of its own.")
     known = len(journal.trials())
@@ -220,6 +222,7 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         port=plan.config.port,
         note=note,
         ballast=plan.ballast,
+        keep_free_mib=plan.config.keep_free_mib,
         cooldown_limit_s=QUICK_LIMIT_S if plan.config.quick else LIMIT_S,
     )
 
