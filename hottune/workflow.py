@@ -22,6 +22,7 @@ from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
+from hottune.tasks.forecast import with_forecast
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import to_score
@@ -63,10 +64,11 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         announce(plan, journal, ui)
         meter = Meter(ui)
         measure = (measuring or real_servers)(plan, meter)
-        study = Study(journal, plan.space, measure, meter.trial)
         clock = Clock(plan.config, journal)
         notes = noted_surroundings(journal)
         roofline = noted_roofline(plan, journal, ui)
+        plan = with_forecast(plan, roofline)
+        study = Study(journal, plan.space, measure, meter.trial)
 
         baseline(study, meter)
         search(plan, study, meter, clock)
