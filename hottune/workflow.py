@@ -23,6 +23,7 @@ from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
+from hottune.tasks.forecast import with_forecast
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import to_score
@@ -64,10 +65,11 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         announce(plan, journal, ui)
         meter = Meter(ui)
         measure = (measuring or real_servers)(plan, meter)
-        study = Study(journal, plan.space, measure, meter.trial)
         clock = Clock(plan.config, journal)
         notes = noted_surroundings(journal)
         roofline = noted_roofline(plan, journal, ui)
+        plan = with_forecast(plan, roofline)
+        study = Study(journal, plan.space, measure, meter.trial)
 
         baseline(study, meter)
         search(plan, study, meter, clock)
@@ -175,6 +177,8 @@ def announce(plan: Plan, journal: Journal, ui: Progress) -> None:
         f"{plan.model.name}: {shape.n_moe_layers} layers x {shape.n_experts} experts ({shape.quant}), "
         f"VRAM ceiling {plan.ceiling_mib:.0f} MiB on {plan.gpu.name}, workload {plan.workload.name}"
     )
+    if line := prepare.load_mode_line(plan):
+        ui.say(line)
     if plan.config.worker:
         ui.say("Workers on one machine disturb each other, unless each has a GPU and cores of its own.")
     known = len(journal.trials())
@@ -221,6 +225,7 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         port=plan.config.port,
         note=note,
         ballast=plan.ballast,
+        keep_free_mib=plan.config.keep_free_mib,
         cooldown_limit_s=QUICK_LIMIT_S if plan.config.quick else LIMIT_S,
     )
 
