@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -11,6 +12,11 @@ import pytest
 #: Set in CI: then a real test that is skipped for want of an engine fails instead.
 ENGINE_REQUIRED = os.environ.get("CI") == "true" or os.environ.get("HOTTUNE_REQUIRE_ENGINE") == "1"
 NO_ENGINE = "hottune build"
+
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that: tests that press
+# Ctrl-C would find it without effect.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

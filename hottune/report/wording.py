@@ -201,10 +201,14 @@ def answer(report: Report) -> Answer:
 
 
 def search_summary(report: Report) -> str:
-    """Return how many placements were tried and what they ended as."""
+    """Return how many placements were tried, how often in all, and what the trials ended as."""
+    if not report.trials:
+        return "no placement was tried"
     counts = Counter(trial.outcome.kind for trial in report.trials)
     parts = ", ".join(f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.most_common())
-    return f"{len(report.trials)} placements tried: {parts}" if report.trials else "no placement was tried"
+    n_placements, n_trials = len({trial.placement for trial in report.trials}), len(report.trials)
+    often = "" if n_trials == n_placements else f" in {n_trials} trials"
+    return f"{n_placements} placements tried{often}: {parts}"
 
 
 def search_lines(report: Report) -> list[str]:

@@ -75,6 +75,13 @@ def test_search_is_summed_up_by_outcome():
     assert text == "6 placements tried: 3 measured, 1 out of memory, 1 rejected, 1 crashed"
 
 
+def test_a_placement_that_was_tried_again_counts_once():
+    trials = build.trials()
+    again = trials[0].model_copy(update={"number": len(trials)})
+    text = wording.search_summary(build.report(trials=[*trials, again]))
+    assert text.startswith("6 placements tried in 7 trials: 4 measured")
+
+
 def test_remeasured_shows_how_the_search_flattered():
     lines = wording.remeasured(build.report())
     assert "hot: decode tok/s, search 66.5 → re-measured 61.0 (−8.3%)" in lines[-1]
