@@ -32,6 +32,7 @@ from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
 from hottune.tasks.show import Meter
 from hottune.tasks.surroundings import surroundings
+from hottune.tasks.warm import noted_hints
 
 __all__ = ["Plan", "RunConfig", "Shown", "dry_run", "run"]
 
@@ -67,9 +68,10 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         measure = (measuring or real_servers)(plan, meter)
         clock = Clock(plan.config, journal)
         notes = noted_surroundings(journal)
+        hints = noted_hints(plan, journal, ui)
         roofline = noted_roofline(plan, journal, ui)
-        plan = with_forecast(plan, roofline)
-        study = Study(journal, plan.space, measure, meter.trial)
+        plan = with_forecast(plan, roofline, hints.hit_curve())
+        study = Study(journal, plan.space, measure, meter.trial, hints)
 
         baseline(study, meter)
         search(plan, study, meter, clock)
@@ -131,7 +133,15 @@ def report(
 ) -> Report:
     """Make the report and write its files."""
     trials, seconds = study.journal.trials(), study.journal.seconds()
-    result = make_report(plan, trials, confirmed, seconds=seconds, notes=notes, roofline=roofline)
+    result = make_report(
+        plan,
+        trials,
+        confirmed,
+        seconds=seconds,
+        notes=notes,
+        roofline=roofline,
+        began_with=study.hints.origin,
+    )
     try:
         paths = save(result, plan.config.reports_dir)
     except OSError as error:

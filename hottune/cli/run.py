@@ -69,6 +69,17 @@ def run(
         list[int] | None, typer.Option(min=1, help="Physical batch to try; repeatable. Default: 512, 2048.")
     ] = None,
     threads: options.Threads = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Begin with what caches would have done on this .hottrace."),
+    ] = None,
+    warm_start: Annotated[
+        bool | None,
+        typer.Option(
+            "--warm-start/--no-warm-start",
+            help="Begin where earlier studies of this machine found the best. Default: yes.",
+        ),
+    ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study. Default: by the set-up.")] = None,
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="Optuna storage. Default: SQLite in ./studies.")
@@ -120,6 +131,8 @@ def run(
             kv_type=_one_kv_type(kv),
             ubatches=tuple(ubatch or ()),
             threads=threads,
+            trace=options.absolute(trace),
+            warm_start=warm_start,
             study=study,
             storage=storage,
             worker=worker,

@@ -13,6 +13,7 @@ from hottune.report.schema import ArmName, Trial
 from hottune.search.baselines import BASELINES, measure_baselines
 from hottune.search.draw import Fixed
 from hottune.search.entries import Planned
+from hottune.search.hints import NO_HINTS, Hints
 from hottune.search.journal import Journal
 from hottune.search.looks import looks_for, noise_of
 from hottune.search.objective import NO_LIMITS, Limits, Objective
@@ -64,6 +65,7 @@ class Study:
     plan: Space
     measure: Measure
     watch: Watch = nobody
+    hints: Hints = NO_HINTS
 
     @property
     def objective(self) -> Objective:
@@ -138,12 +140,11 @@ class Study:
         return next_structured(space, self._start_of_plan(space, trials), known, quick=quick)
 
     def _start_of_plan(self, space: Space, trials: list[Trial]) -> Start:
-        """Return the settings that the plan begins with: ubatch and threads of the best baseline."""
+        """Return where the plan begins: ubatch and threads of the best baseline, then what the hints say."""
         static = best_of_arms((trial for trial in trials if trial.arm), self.objective)
         known = [static[arm].placement for arm in ("layers", "all-cpu") if arm in static]
-        if not known:
-            return Start(space.ubatches[0], space.base.threads)
-        return Start(known[0].ubatch, known[0].threads)
+        first = known[0] if known else space.all_cpu(space.ubatches[0])
+        return self.hints.applied(Start(first.ubatch, first.threads), space)
 
     def _cost(self, trial: Trial) -> float | None:
         """Return a trial's cost; None where it was not measured, or breaks a limit of the study."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import fmean
 
@@ -52,6 +52,7 @@ def make_report(
     seconds: float,
     notes: list[WarningNote],
     roofline: Roofline | None = None,
+    began_with: Sequence[str] = (),
 ) -> Report:
     """Put everything that was found out into the result schema.
 
@@ -96,6 +97,7 @@ def make_report(
         trials=trials,
         warnings=[*notes, *_warnings(plan, rows), *_limits(replicates, plan)],
         roofline=roofline,
+        began_with=list(began_with),
         seconds=seconds,
     )
 

@@ -62,6 +62,8 @@ class RunConfig(BaseModel):
     keep_free_mib: float = Field(
         default=0.0, ge=0, description="VRAM below the ceiling that must stay free at the peak, MiB"
     )
+    trace: Path | None = Field(default=None, description="recorded routing that says where to begin")
+    warm_start: bool = Field(default=True, description="begin where earlier studies found the best")
     study: str | None = Field(default=None, description="name; None = made from what is measured on what")
     storage: str | None = Field(default=None, description="Optuna URL; None = <studies_dir>/<name>.db")
     worker: str | None = Field(
