@@ -18,6 +18,7 @@ time, and layers one after the other.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -146,11 +147,12 @@ def predict(load: TokenLoad, machine: Bandwidths) -> Prediction:
     fixed_ms = machine.t_token_fixed_us / 1e3
     sync_ms = machine.t_sync_us / 1e3 * sum(bool(layer.misses) for layer in load.layers)
     upload_ms = load.uploaded_bytes / (machine.pcie_overlapped * _GB) * 1e3
+    alike = Counter(load.layers)  # most layers of most models are
 
     def at(share: float) -> tuple[float, float, float]:
         """Return the CPU's bandwidth, the experts' time and the token's, with uploads for `share` of it."""
         cpu = 1 / ((1 - share) / machine.cpu + share / machine.cpu_overlapped)
-        experts_ms = sum(_experts_ms(layer, cpu, machine) for layer in load.layers)
+        experts_ms = sum(count * _experts_ms(layer, cpu, machine) for layer, count in alike.items())
         return cpu, experts_ms, fixed_ms + dense_ms + sync_ms + experts_ms
 
     low, high = 0.0, 1.0  # upload_ms / t_token(share) falls as share rises: one crossing

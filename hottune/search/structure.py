@@ -35,6 +35,8 @@ SAME_CACHE = 0.05
 HOPELESS = 0.15
 #: What replaces another setting in a close call must be so much better.
 MARGIN = 0.01
+#: Of settings that do much, whatever is behind by so many standard errors is measured again, too.
+TIES = 1.25
 
 
 @dataclass(frozen=True)
@@ -210,27 +212,39 @@ class _Plan:
         self._take([replace(self._best, shared=True)])
         self._around(LAST_STEP)
 
-    def _take(self, points: Iterable[Point]) -> bool:
-        """Move to the best of the points; tell whether that was a move."""
+    def _take(self, points: Iterable[Point], ties: float = 0.0) -> bool:
+        """Move to the best of the points; tell whether that was a move.
+
+        All are measured once; then, as often as the noise asks for, again what may still be the best: the one
+        that seems it, what is now, and whatever is behind by less than `ties` standard errors.
+        """
         before, looks = self._best, looks_for(self._noise) if self._noise else 1
-        others = [point for point in dict.fromkeys(points) if point != before]
-        self._ask(before, 1)
-        while others:
-            found = min(others, key=lambda point: self._ask(point, 1))
-            better = gain(self._ask(found, 1), self._ask(before, 1))
-            if better <= 0:
+        alive = list(dict.fromkeys([before, *points]))
+        found, costs = before, {before: math.inf}
+        for n_looks in range(1, looks + 1):
+            costs = {point: self._ask(point, n_looks) for point in alive}
+            found = min(alive, key=lambda point: costs[point])
+            error = self._noise / math.sqrt(n_looks)
+            allowed = {point: (CLEAR if point == before else ties) * error for point in alive}
+            alive = [
+                point
+                for point in alive
+                if point == found or gain(costs[found], costs[point]) <= allowed[point]
+            ]
+            if alive == [found]:
                 break
-            if better > CLEAR * self._noise or (
-                gain(self._ask(found, looks), self._ask(before, looks)) >= MARGIN
-            ):
-                self._best = found
-                break
-            others.remove(found)
+        margin = MARGIN if before in alive and self._noise else 0.0
+        if (
+            found != before
+            and math.isfinite(costs[found])
+            and gain(costs[found], costs.get(before, math.inf)) >= margin
+        ):
+            self._best = found
         return self._best != before
 
     def _shares(self, *values: float) -> None:
         points = [replace(self._best, layer_share=min(1.0, max(0.0, value))) for value in values]
-        self._take(point for point in points if not self._hopeless(point))
+        self._take((point for point in points if not self._hopeless(point)), TIES)
 
     def _hopeless(self, point: Point) -> bool:
         """Tell whether a mix need not be measured: a cost model that has proved itself says so.
@@ -248,7 +262,7 @@ class _Plan:
 
     def _choices(self, field: str, choices: Sequence[int]) -> bool:
         """Try all of a few choices: the best may lie behind one that makes no difference."""
-        return self._take(replace(self._best, **{field: value}) for value in choices)  # type: ignore[arg-type]
+        return self._take((replace(self._best, **{field: value}) for value in choices), TIES)  # type: ignore[arg-type]
 
     def _live(self, intervals: Sequence[int], policies: Sequence[Policy]) -> None:
         """Try other policies and rebalancing, which a running server can turn to."""
