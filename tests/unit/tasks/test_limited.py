@@ -12,6 +12,7 @@ from hottune.outcomes import NotEngaged, Outcome
 from hottune.placement import Placement
 from hottune.progress import NoProgress
 from hottune.report.schema import Report
+from hottune.report.setup import setup
 from hottune.tasks import surroundings
 
 
@@ -53,6 +54,8 @@ def test_what_breaks_the_least_prefill_is_not_recommended_when_another_keeps_it(
     chosen = winner(report)
     assert chosen.hot_k > 0
     assert chosen.policy != "lru"
+    assert (report.min_prefill_tok_s, report.keep_free_mib) == (500, 0)
+    assert any("prefill of 500 tok/s or more" in value for _, value in setup(report))
 
 
 def test_replicates_that_break_a_limit_lose_to_an_arm_that_keeps_it(tmp_path: Path) -> None:
