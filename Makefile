@@ -10,7 +10,7 @@ MATRIX ?= cpu
 SMOKE_RUN := demo --backend cpu --ceilings 25,50 --ubatches 64 --scale 0.05 --threads 1 --out build/bench-device.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-durability \
+.PHONY: bench-search help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-durability \
   bench-verdicts clean
 
 help: ## show the targets
@@ -64,6 +64,10 @@ bench: setup ## the project's own benchmarks (bench/*.py)
 bench-device: setup ## the device against static placements (MODEL=..., SMOKE=1, ARGS="--help" for the rest)
 	@echo "== the device's benchmark"
 	$(BIN)/python -m bench.device $(if $(SMOKE),$(SMOKE_RUN),$(or $(MODEL),30b-a3b)) $(ARGS)
+
+bench-search: setup ## the search against other ways to search (ARGS="--seeds 5 --out FILE.json")
+	@echo "== how well and how fast the search finds the best placement"
+	$(BIN)/python -m bench.search $(ARGS)
 
 bench-durability: setup ## kill studies 200 times with kill -9 and compare (ARGS="--real --kills 40": with real servers)
 	@echo "== kill -9"

@@ -220,6 +220,12 @@ class Report(_Model):
     trials: list[Trial]
     warnings: list[WarningNote] = Field(default_factory=list)
     roofline: Roofline | None = Field(default=None, description="None: not asked for (bench/device)")
+    min_prefill_tok_s: float | None = Field(
+        default=None, description="least prefill speed of what may be recommended; None = any"
+    )
+    keep_free_mib: float = Field(
+        default=0.0, description="VRAM below the ceiling that every arm had to leave free at its peak"
+    )
     began_with: list[str] = Field(
         default_factory=list,
         description="what told the search where to begin: a trace, an earlier study; empty = nothing",

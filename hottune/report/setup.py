@@ -21,7 +21,10 @@ def setup(report: Report) -> list[tuple[str, str]]:
     warm = lengths[work.warmup_requests :] or lengths
     return [
         ("GPU", _gpu(report)),
-        ("VRAM ceiling", f"{_mib(report.ceiling_mib)}, the same for every arm{_ballast(report)}"),
+        (
+            "VRAM ceiling",
+            f"{_mib(report.ceiling_mib)}, the same for every arm{_ballast(report)}{_limits(report)}",
+        ),
         (
             "CPU and RAM",
             f"{cpu.name}, {cpu.physical_cores} cores ({cpu.logical_cores} threads), "
@@ -60,6 +63,12 @@ def _kind(model: ModelFile) -> str:
 
 def _mib(amount: float) -> str:
     return format_bytes(amount * MIB)
+
+
+def _limits(report: Report) -> str:
+    kept = f"; {_mib(report.keep_free_mib)} of it kept free" if report.keep_free_mib else ""
+    least = report.min_prefill_tok_s
+    return kept + (f"; recommended: prefill of {least:g} tok/s or more" if least else "")
 
 
 def _ballast(report: Report) -> str:

@@ -53,7 +53,7 @@ def hints_of_earlier(plan: Plan) -> Hints:
         threads = newest.placement.threads
         return Hints(
             threads=threads,
-            origin=(f"study {newest.study.name} of another model on this machine: {threads} threads",),
+            origin=(f"study {newest.study.name} of another model on this machine: threads {threads}",),
         )
     return Hints()
 
@@ -68,7 +68,7 @@ def _of_same_model(one: Earlier, plan: Plan) -> Hints:
         policy=placement.policy,
         interval=placement.rebalance_interval if placement.policy in INTERVAL_POLICIES else None,
         layer_share=layer_share(plan.model.shape, placement),
-        origin=(f"{sentence}, {placement.threads} threads",),
+        origin=(f"{sentence}, threads {placement.threads}",),
     )
 
 

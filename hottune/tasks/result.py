@@ -97,6 +97,8 @@ def make_report(
         trials=trials,
         warnings=[*notes, *_warnings(plan, rows), *_limits(replicates, plan)],
         roofline=roofline,
+        min_prefill_tok_s=plan.limits.min_prefill_tok_s,
+        keep_free_mib=plan.limits.headroom_mib,
         began_with=list(began_with),
         seconds=seconds,
     )

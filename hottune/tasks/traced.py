@@ -146,5 +146,5 @@ def _sentence(path: Path, best: ReplayResult, policy: Policy) -> str:
     after = f" {best.settings.interval}" if policy in INTERVAL_POLICIES else ""
     return (
         f"trace {path.name}, {best.tokens} tokens replayed: {policy}{after}, "
-        f"{best.hit_rate:.1%} hits with {best.settings.slots} experts a layer"
+        f"{best.hit_rate:.1%} hits with hot_k {best.settings.slots}"
     )

@@ -132,3 +132,19 @@ def test_a_path_is_kept_absolute_so_that_a_study_resumes_from_anywhere(folder: P
 def test_a_password_never_gets_into_a_report() -> None:
     text = "hottune run demo --storage postgresql://me:secret@host/db"
     assert options.hide_passwords(text) == "hottune run demo --storage postgresql://me:***@host/db"
+
+
+def test_several_kv_types_are_no_one_study() -> None:
+    ended = cli.invoke(app, ["run", "demo", "--kv", "f16", "--kv", "q8_0", "--dry-run"])
+    assert ended.exit_code == BadSettingError.exit_code
+    assert "one KV type, not 2: f16, q8_0" in ended.output
+
+
+def test_limits_and_kv_type_reach_the_configuration() -> None:
+    config = options.run_config(
+        model="demo", vram=None, keep_free="1GiB", min_prefill_tok_s=200.0, kv_type="q8_0"
+    )
+    assert (config.keep_free_mib, config.min_prefill_tok_s, config.kv_type) == (1024, 200, "q8_0")
+    assert options.run_config(model="demo", vram=None, load_mode="auto").load_mode == "auto"
+    with pytest.raises(BadSettingError, match="--keep-free"):
+        options.run_config(model="demo", vram=None, keep_free="much")

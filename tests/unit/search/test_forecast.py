@@ -35,7 +35,7 @@ def model(objective: Objective = Objective.DECODE) -> Forecast:
 
 @dataclass
 class Truth:
-    """A machine of the model's kind: other hit rates, slower kernels, and perhaps better layer offload."""
+    """A machine of the model's kind: other hit rates, slower kernels, and perhaps better whole layers."""
 
     truth: Forecast = field(
         default_factory=lambda: replace(model(), hit_odds=4.0, decode_factor=0.6, prefill_factor=0.3)
@@ -49,7 +49,7 @@ class Truth:
             return NotEngaged(detail="simulated")
         if need_mib(placement) > CEILING_MIB:
             return OutOfMemory(stage="load", detail="simulated")
-        decode = self.truth(placement) * (1 if placement.hot_k else self.layers_factor)
+        decode = self.truth(placement) * (self.layers_factor if placement.n_cpu_moe < LAYERS else 1)
         hot = None
         if placement.hot_k:
             hits = round(10_000 * self.truth.hit_rate(placement.hot_k / 32))
@@ -120,16 +120,19 @@ def test_nothing_is_learnt_before_a_cache_is_measured() -> None:
     assert model().learnt([(placement, Truth()(placement))]) is None
 
 
-def test_the_model_is_trusted_only_when_it_tells_layer_offload_too() -> None:
-    cache, layers = base().model_copy(update={"hot_k": 8}), base().model_copy(update={"n_cpu_moe": 8})
-    for factor, trusted in ((1.0, True), (1.4, False), (0.7, False)):
+def test_the_model_is_trusted_only_when_it_tells_another_mix_too() -> None:
+    alone = base().model_copy(update={"hot_k": 8})
+    mixed = base().model_copy(update={"hot_k": 4, "n_cpu_moe": 9})
+    for factor, trusted in ((1.0, True), (1.1, True), (1.4, False), (0.7, False)):
         machine = Truth(layers_factor=factor)
-        learnt = model().learnt([(one, machine(one)) for one in (layers, cache)])
+        learnt = model().learnt([(one, machine(one)) for one in (alone, mixed)])
         assert learnt is not None
         assert learnt.trusted is trusted
-    alone = model().learnt([(cache, Truth()(cache))])
-    assert alone is not None
-    assert not alone.trusted, "there is nothing to compare with"
+    other_threads = mixed.model_copy(update={"threads": 1})
+    for others in ([], [base().model_copy(update={"n_cpu_moe": 8})], [other_threads]):
+        learnt = model().learnt([(one, Truth()(one)) for one in (alone, *others)])
+        assert learnt is not None
+        assert not learnt.trusted, "there is nothing to compare with"
 
 
 def test_a_trusted_model_saves_servers_and_finds_the_same_mix() -> None:
@@ -142,7 +145,7 @@ def test_a_trusted_model_saves_servers_and_finds_the_same_mix() -> None:
 
 def test_a_model_that_is_wrong_about_layers_leaves_nothing_out() -> None:
     right, wrong = searched(Truth(), model()), searched(Truth(layers_factor=1.6), model())
-    assert mixes(right) < mixes(wrong), "caches are the same; only layer offload differs"
+    assert mixes(right) < mixes(wrong), "only whole layers do better than the model says"
 
 
 def test_without_a_model_the_plan_begins_with_the_cache_alone() -> None:

@@ -41,13 +41,13 @@ def test_what_the_space_does_not_have_is_left_out() -> None:
 
 
 def test_a_share_of_layers_without_room_for_a_cache_is_left_out() -> None:
-    whole = space()
-    full = next_structured(whole, Start(512, 2, layer_share=1.0), Known([]))
-    assert full is not None
-    assert full.placement.n_cpu_moe in (LAYERS, whole.mixed(1.0, 512))
-    half = next_structured(whole, Start(512, 2, layer_share=0.5), Known([]))
-    assert half is not None
-    assert half.placement.n_cpu_moe == whole.mixed(0.5, 512)
+    exactly = need_mib(base().model_copy(update={"n_cpu_moe": LAYERS - 8, "ubatch": 512}))
+    tight = plan(shape(), base(), exactly, ubatches=(512,), need_mib=need_mib)
+    assert tight.max_hot_k(tight.mixed(1.0, 512), 512) == 0, "eight whole layers leave nothing to a cache"
+    for space_, hinted, first in ((tight, 1.0, LAYERS), (space(), 0.5, space().mixed(0.5, 512))):
+        wanted = next_structured(space_, Start(512, 2, layer_share=hinted), Known([]))
+        assert wanted is not None
+        assert wanted.placement.n_cpu_moe == first
 
 
 def test_of_two_sources_the_first_counts_and_brings_its_own_interval() -> None:

@@ -8,11 +8,14 @@ import planned
 import pytest
 
 from hottune import workflow
+from hottune.engine.facts import Backend
 from hottune.outcomes import NotEngaged, Outcome
 from hottune.placement import Placement
 from hottune.progress import NoProgress
 from hottune.report.schema import Report
-from hottune.tasks import surroundings
+from hottune.report.setup import setup
+from hottune.tasks import prepare, surroundings
+from hottune.tasks.result import argv_and_env
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,8 @@ def test_what_breaks_the_least_prefill_is_not_recommended_when_another_keeps_it(
     chosen = winner(report)
     assert chosen.hot_k > 0
     assert chosen.policy != "lru"
+    assert (report.min_prefill_tok_s, report.keep_free_mib) == (500, 0)
+    assert any("prefill of 500 tok/s or more" in value for _, value in setup(report))
 
 
 def test_replicates_that_break_a_limit_lose_to_an_arm_that_keeps_it(tmp_path: Path) -> None:
@@ -81,3 +86,14 @@ def test_when_nothing_keeps_the_limit_the_best_is_recommended_and_told_so(tmp_pa
     told = [one.text for one in report.warnings if one.code == "limit-broken"]
     assert told
     assert all("No arm keeps the limits" in text for text in told)
+
+
+def test_fit_leaves_free_what_every_arm_must(tmp_path: Path) -> None:
+    def target_mib(**changes: object) -> int:
+        config = planned.config(tmp_path, vram_mib=600, **changes)
+        machine = planned.machine(planned.gpu())
+        plan = prepare.plan(config, planned.engine(Backend.CUDA), planned.model(), machine)
+        argv, _ = argv_and_env(plan, plan.space.fit(64), 8080)
+        return int(argv[argv.index("--fit-target") + 1])
+
+    assert target_mib(keep_free_mib=30) == target_mib() + 30

@@ -160,7 +160,7 @@ def test_a_trace_recommends_a_policy_and_gives_the_curve(tmp_path: Path) -> None
     assert curve(6 / 16) > 0.7, "five experts of a stretch fit into six places"
     assert curve(1 / 16) < curve(6 / 16)
     assert "600 tokens replayed" in hints.origin[0]
-    assert "with 6 experts a layer" in hints.origin[0]
+    assert "with hot_k 6" in hints.origin[0]
 
 
 def test_the_trace_is_kept_in_the_study_and_told(tmp_path: Path) -> None:
