@@ -15,7 +15,7 @@ from statistics import fmean
 #: Real servers scattered by 3 to 8 % (`python -m bench.verdicts` fits it to published replicates).
 PRIOR_NOISE, PRIOR_WEIGHT = 0.04, 4
 #: The mean of the looks shall scatter by this much.
-WANTED = 0.025
+WANTED = 0.02
 FEWEST, MOST = 2, 6
 #: A difference of so many times the noise needs no second look: 3 standard errors of a difference.
 CLEAR = 3 * math.sqrt(2)

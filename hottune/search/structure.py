@@ -7,9 +7,10 @@ or that several workers share, goes on with the same placements.
 
 The plan: where along the ceiling the best mix of whole layers and cache lies (an earlier study or the cost
 model proposes where to begin; the first cache that is measured calibrates the model, which then leaves out
-mixes without hope); then threads and ubatch, which do most; then the device's live settings, which one
-server serves all; at the end the mix once more, closer. What is better by less than servers scatter is
-believed only when it still is, by `MARGIN`, after both were measured again (hottune/search/looks.py).
+mixes without hope); then threads and ubatch, which do most. All of it once quickly and once with care, around
+what was found: there, what is better by less than servers scatter is believed only when it still is, by
+`MARGIN`, after both were measured again (hottune/search/looks.py). At the end the device's live settings,
+which one server serves all.
 """
 
 from __future__ import annotations
@@ -184,7 +185,8 @@ class _Plan:
         self._ask = ask
         self._is_known = is_known
         self._start = start
-        self._noise = noise
+        self._known_noise = noise
+        self._noise = 0.0  # the first round believes what it sees
         self._best = Point(
             first_share(space, start),
             start.ubatch,
@@ -206,11 +208,13 @@ class _Plan:
             return
         self._around(FIRST_STEP)
         self._choices("threads", space.threads)
-        if self._choices("ubatch", space.ubatches):
-            self._around(FIRST_STEP)  # other buffers leave other room
+        self._choices("ubatch", space.ubatches)
+        self._noise = self._known_noise
+        self._shares(*SHARES, self._best.layer_share + LAST_STEP, self._best.layer_share - LAST_STEP)
+        self._choices("threads", _beside(space.threads, self._best.threads))
+        self._choices("ubatch", _beside(space.ubatches, self._best.ubatch))
         self._live((16, 240), ("lfru", "lru", "window"))
         self._take([replace(self._best, shared=True)])
-        self._around(LAST_STEP)
 
     def _take(self, points: Iterable[Point], ties: float = 0.0) -> bool:
         """Move to the best of the points; tell whether that was a move.
@@ -219,7 +223,10 @@ class _Plan:
         that seems it, what is now, and whatever is behind by less than `ties` standard errors.
         """
         before, looks = self._best, looks_for(self._noise) if self._noise else 1
-        alive = list(dict.fromkeys([before, *points]))
+        by_placement: dict[Placement | None, Point] = {}
+        for point in (before, *points):
+            by_placement.setdefault(point.placement(self._space), point)
+        alive = list(by_placement.values())
         found, costs = before, {before: math.inf}
         for n_looks in range(1, looks + 1):
             costs = {point: self._ask(point, n_looks) for point in alive}
@@ -229,7 +236,7 @@ class _Plan:
             alive = [
                 point
                 for point in alive
-                if point == found or gain(costs[found], costs[point]) <= allowed[point]
+                if point == found or gain(costs[found], costs[point]) < allowed[point]
             ]
             if alive == [found]:
                 break
@@ -291,6 +298,14 @@ def proposed_share(space: Space, start: Start, foresee: Foresee | None) -> float
         if placement is not None:
             speeds[step / 8] = foresee(placement)
     return max(speeds, key=lambda share: speeds[share], default=0.0)
+
+
+def _beside(choices: Sequence[int], value: int) -> Sequence[int]:
+    """Return the choices next to a value."""
+    if value not in choices:
+        return choices
+    index = choices.index(value)
+    return choices[max(0, index - 1) : index + 2]
 
 
 def _at(layer_share: float, space: Space, start: Start) -> Placement | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -15,7 +15,7 @@ from hottune.search.draw import Fixed
 from hottune.search.entries import Planned
 from hottune.search.hints import NO_HINTS, Hints
 from hottune.search.journal import Journal
-from hottune.search.looks import looks_for, noise_of
+from hottune.search.looks import MOST, gain, looks_for, noise_of
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.recorder import Measure
 from hottune.search.space import Space
@@ -33,6 +33,9 @@ DRAWN_TOGETHER: tuple[tuple[str, ...], ...] = (
     ("threads", "ubatch"),
     (),
 )
+
+#: Runners-up are measured again while they are behind by less than so many standard errors.
+CLOSE = 0.5
 
 Watch = Callable[[Trial], None]
 Announce = Callable[[Placement], None]
@@ -122,17 +125,30 @@ class Study:
                 self.watch(trial)
 
     def _doubtful(self, trials: list[Trial]) -> Planned | None:
-        """Return what seems better than the best that is well known, to be measured again; or None."""
+        """Return what must be measured again before the best is known; None when nothing must.
+
+        First what seems better than the best and was measured less often than the noise asks for; then close
+        runners-up, and the best itself beside them, as long as they are within half a standard error.
+        """
         searched = [trial for trial in trials if trial.arm is None]
         costs = costs_of(searched, self.objective, self.journal.limits)
-        looks = looks_for(noise_of(costs.values()))
-        known = [fmean(one) for one in costs.values() if len(one) >= looks]
-        seeming = [placement for placement, one in costs.items() if len(one) < looks]
-        best = min(seeming, key=lambda placement: fmean(costs[placement]), default=None)
-        if best is None or fmean(costs[best]) >= min(known, default=math.inf):
+        mean = {placement: fmean(one) for placement, one in costs.items()}
+        noise = noise_of(costs.values())
+        looks = looks_for(noise)
+        known = [placement for placement, one in costs.items() if len(one) >= looks]
+        best = min(known, key=lambda one: mean[one], default=None)
+        seeming = min((one for one in costs if one not in known), key=lambda one: mean[one], default=None)
+        if seeming is not None and (best is None or mean[seeming] < mean[best]):
+            return _again(seeming, searched)
+        close = [
+            one
+            for one in known
+            if best is not None and gain(mean[best], mean[one]) < CLOSE * noise / math.sqrt(len(costs[one]))
+        ]
+        again = min(close, key=lambda one: (len(costs[one]), mean[one]), default=None)
+        if len(close) < 2 or again is None or len(costs[again]) >= MOST:
             return None
-        origin = next(trial.origin for trial in searched if trial.placement == best)
-        return Planned(best, origin, repeat=len(costs[best]))
+        return _again(again, searched)
 
     def _next_structured(self, space: Space, trials: list[Trial], *, quick: bool) -> Wanted | None:
         """Return what the structured plan wants to know next, or None when it is through."""
@@ -195,6 +211,11 @@ class Study:
         if trial is not None:
             self.watch(trial)
         return trial is not None
+
+
+def _again(placement: Placement, searched: Sequence[Trial]) -> Planned:
+    before = [trial for trial in searched if trial.placement == placement]
+    return Planned(placement, before[0].origin, repeat=len(before))
 
 
 def _searched(trials: Iterable[Trial]) -> list[Trial]:

@@ -16,7 +16,7 @@ from hottune.search.space import Space, plan
 from hottune.search.storage import sqlite_url
 from hottune.search.study import Budget, Study
 
-TRIALS = 16
+TRIALS = 30
 
 
 def space() -> Space:
