@@ -140,16 +140,17 @@ def assert_healthy_text(url: str) -> None:
     assert answers[0]["content"] != answers[1]["content"]
 
 
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("demo")
+    model = resolve_model("demo", cache_dir=folder)
+    # One thread: so small a model gains nothing from two, and they would wait for each other.
+    with serving(model.path, folder / "server.log", threads=1) as url:
+        yield url
+
+
 class TestDemo:
     """What it writes, drawn as in the workloads."""
-
-    @pytest.fixture(scope="class")
-    def url(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-        folder = tmp_path_factory.mktemp("demo")
-        model = resolve_model("demo", cache_dir=folder)
-        # One thread: so small a model gains nothing from two, and they would wait for each other.
-        with serving(model.path, folder / "server.log", threads=1) as url:
-            yield url
 
     def written(self, url: str, prompt: str, seed: int) -> dict[str, Any]:
         body = completion_body(tokens_of(url, prompt), N_TOKENS, seed) | {"stream": False}
