@@ -124,7 +124,7 @@ class PortTakenError(HottuneError):
 
 
 class ServerError(HottuneError):
-    """llama-server did not serve where no study can record it as an outcome (`bench`, `serve`)."""
+    """llama-server did not serve where no study can record it as an outcome (`bench`, `trace`)."""
 
     exit_code = 31
 

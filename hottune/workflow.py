@@ -23,6 +23,7 @@ from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
+from hottune.tasks.forecast import with_forecast
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import to_score
@@ -31,6 +32,7 @@ from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
 from hottune.tasks.show import Meter
 from hottune.tasks.surroundings import surroundings
+from hottune.tasks.warm import noted_hints
 
 __all__ = ["Plan", "RunConfig", "Shown", "dry_run", "run"]
 
@@ -64,10 +66,12 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         announce(plan, journal, ui)
         meter = Meter(ui)
         measure = (measuring or real_servers)(plan, meter)
-        study = Study(journal, plan.space, measure, meter.trial)
         clock = Clock(plan.config, journal)
         notes = noted_surroundings(journal)
+        hints = noted_hints(plan, journal, ui)
         roofline = noted_roofline(plan, journal, ui)
+        plan = with_forecast(plan, roofline, hints.hit_curve())
+        study = Study(journal, plan.space, measure, meter.trial, hints)
 
         baseline(study, meter)
         search(plan, study, meter, clock)
@@ -129,7 +133,15 @@ def report(
 ) -> Report:
     """Make the report and write its files."""
     trials, seconds = study.journal.trials(), study.journal.seconds()
-    result = make_report(plan, trials, confirmed, seconds=seconds, notes=notes, roofline=roofline)
+    result = make_report(
+        plan,
+        trials,
+        confirmed,
+        seconds=seconds,
+        notes=notes,
+        roofline=roofline,
+        began_with=study.hints.origin,
+    )
     try:
         paths = save(result, plan.config.reports_dir)
     except OSError as error:
@@ -175,6 +187,8 @@ def announce(plan: Plan, journal: Journal, ui: Progress) -> None:
         f"{plan.model.name}: {shape.n_moe_layers} layers x {shape.n_experts} experts ({shape.quant}), "
         f"VRAM ceiling {plan.ceiling_mib:.0f} MiB on {plan.gpu.name}, workload {plan.workload.name}"
     )
+    if line := prepare.load_mode_line(plan):
+        ui.say(line)
     if plan.config.worker:
         ui.say("Workers on one machine disturb each other, unless each has a GPU and cores of its own.")
     known = len(journal.trials())
@@ -221,6 +235,7 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         port=plan.config.port,
         note=note,
         ballast=plan.ballast,
+        keep_free_mib=plan.config.keep_free_mib,
         cooldown_limit_s=QUICK_LIMIT_S if plan.config.quick else LIMIT_S,
     )
 

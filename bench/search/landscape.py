@@ -11,6 +11,7 @@ import numpy as np
 
 from hottune.outcomes import Engagement, HotStats, Measurement, Outcome, OutOfMemory, RequestSample
 from hottune.placement import Placement, needs_restart
+from hottune.search.looks import looks_for, noise_of
 from hottune.search.space import Space
 
 
@@ -61,13 +62,14 @@ class Clocked:
     seconds: float = 0.0
     servers: int = 0
     _up: Placement | None = None
+    _truths: dict[Placement, Truth | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
 
     def __call__(self, placement: Placement) -> Outcome:
         """Measure a placement."""
-        truth = self.landscape.truth(placement)
+        truth = self.truth(placement)
         reuse = self._up is not None and placement.hot_k > 0 and not needs_restart(self._up, placement)
         if not reuse:
             self.seconds += self.landscape.load_s
@@ -83,10 +85,17 @@ class Clocked:
         self.history.append((placement, self.seconds, truth.turn_s * wobble))
         return outcome(placement, truth, wobble)
 
+    def truth(self, placement: Placement) -> Truth | None:
+        """Return what the landscape says of a placement, computed once."""
+        if placement not in self._truths:
+            self._truths[placement] = self.landscape.truth(placement)
+        return self._truths[placement]
+
     def quality_at(self, seconds: float, optimum_s: float) -> float:
         """Return the share of the best speed that the best placement known by then has; 0 without one.
 
-        The best is the one that measured best (the mean, where several times); what counts is its true turn.
+        The best is chosen by what was measured, as the tool does (`search.study.ranked`); what counts is its
+        true turn.
         """
         turns: dict[Placement, list[float]] = {}
         for placement, at, turn_s in self.history:
@@ -94,7 +103,9 @@ class Clocked:
                 turns.setdefault(placement, []).append(turn_s)
         if not turns:
             return 0.0
-        best = self.landscape.truth(min(turns, key=lambda placement: fmean(turns[placement])))
+        looks = min(looks_for(noise_of(turns.values())), max(map(len, turns.values())))
+        known = [placement for placement, found in turns.items() if len(found) >= looks]
+        best = self.truth(min(known, key=lambda placement: fmean(turns[placement])))
         assert best is not None
         return optimum_s / best.turn_s
 
@@ -154,8 +165,8 @@ def sweep(landscape: Landscape) -> tuple[float, float]:
     clock = Clocked(landscape, 0)
     best = math.inf
     for placement in landscape.grid():
-        truth = landscape.truth(placement)
         clock(placement)
+        truth = clock.truth(placement)
         if truth is not None:
             best = min(best, truth.turn_s)
     return best, clock.seconds

@@ -16,11 +16,14 @@ from bench.search.landscape import Truth
 from hottune.models.memory import estimate
 from hottune.models.shape import MoeShape
 from hottune.placement import Placement
-from hottune.routing.bound import Bandwidths, TokenLoad, predict
+from hottune.routing.bound import Bandwidths, LayerLoad, TokenLoad, predict
 from hottune.routing.published import independent_misses
+from hottune.search.objective import Objective
 from hottune.search.space import Space, plan
-from hottune.tasks.foresight import expert_bytes_from_ram, layer_loads, with_constants
+from hottune.tasks.forecast import Forecast
+from hottune.tasks.foresight import expert_bytes_from_ram, with_constants
 from hottune.units import MIB
+from hottune.workload.facts import Request, Workload
 
 OVERHEAD_MIB = 500.0
 
@@ -59,6 +62,27 @@ class Modelled:
             bypasses=(1, 8),
             threads=tuple(max(1, round(share * self.cores)) for share in (0.75, 0.5, 0.25)),
             need_mib=self._predicted_mib,
+            foresee=self._forecast(),
+        )
+
+    def _forecast(self) -> Forecast:
+        """Return the tool's cost model: it knows the bandwidths, but not routing, threads and policies."""
+        one = Request(text="", prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens)
+        return Forecast(
+            self.shape,
+            self._bandwidths(1.0),
+            Workload(name="modelled", requests=(one,), warmup_requests=0, sha256=""),
+            Objective.TURN,
+        )
+
+    def _bandwidths(self, reach: float) -> Bandwidths:
+        """Return the machine's bandwidths where threads reach so much of the CPU's."""
+        return Bandwidths(
+            cpu=self.cpu_gb_s * reach,
+            hbm=self.hbm_gb_s,
+            pcie_h2d=self.pcie_gb_s,
+            cpu_overlapped=self.cpu_gb_s * reach * 0.73,
+            pcie_overlapped=self.pcie_gb_s * 0.64,
         )
 
     def _predicted_mib(self, placement: Placement) -> float:
@@ -103,24 +127,18 @@ class Modelled:
         shape, share = self.shape, placement.threads / self.cores
         reach = min(1.0, share / 0.55) ** 0.9 * (1 - 0.08 * max(0.0, share - 0.8))
         crowded = 1 + 1.6 * max(0.0, share - 0.5) / 0.5 if placement.hot_k else 1.0
-        machine = with_constants(
-            Bandwidths(
-                cpu=self.cpu_gb_s * reach,
-                hbm=self.hbm_gb_s,
-                pcie_h2d=self.pcie_gb_s,
-                cpu_overlapped=self.cpu_gb_s * reach * 0.73,
-                pcie_overlapped=self.pcie_gb_s * 0.64,
-            ),
-            shape.n_layers,
-        )
-        machine = machine.model_copy(update={"t_sync_us": machine.t_sync_us * crowded})
+        machine = with_constants(self._bandwidths(reach), shape.n_layers)
         n_used = shape.n_used
         misses = (0.0,) * n_used + (1.0,) if hit_rate is None else independent_misses(n_used, hit_rate)
-        on_cpu = sum(1 for size in shape.layer_expert_bytes[: placement.n_cpu_moe] if size)
+        # All layers are alike and their times add up, so one of the size of all of them stands for them.
+        n_ram, one = placement.n_cpu_moe, shape.layer_expert_bytes[0] / shape.n_experts
+        machine = machine.model_copy(update={"t_sync_us": machine.t_sync_us * crowded * n_ram})
+        layers = [LayerLoad(expert_bytes=one * n_ram, n_used=n_used, misses=misses)] * (n_ram > 0)
+        layers += [LayerLoad(expert_bytes=one * (shape.n_layers - n_ram), n_used=n_used, misses=())]
         read = expert_bytes_from_ram(shape, placement, lambda _: hit_rate or 0.0)
         load = TokenLoad(
             dense_bytes=shape.dense_bytes,
-            layers=layer_loads(shape, placement.n_cpu_moe, [misses] * on_cpu),
+            layers=tuple(layers),
             uploaded_bytes=0.3 * min(read, placement.upload_mib * MIB) if placement.hot_k else 0.0,
         )
         return predict(load, machine).tokens_per_second
@@ -141,7 +159,7 @@ class Modelled:
         space = self.space
         found: dict[Placement, None] = {}
         for ubatch, threads, step in product(self.ubatches, space.threads, range(9)):
-            n_cpu_moe = space.mixed(step / 8, ubatch)
+            n_cpu_moe = space.fullest(space.mixed(step / 8, ubatch), ubatch)
             found[space.layers(n_cpu_moe, ubatch, threads)] = None
             for share, (policy, interval), shared in product(
                 (1.0, 0.8),

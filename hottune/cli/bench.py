@@ -83,6 +83,7 @@ def bench(
     scale: options.Scale = None,
     context: options.Context = None,
     load_mode: options.LoadModeOption = None,
+    kv: options.KvOption = None,
     threads: options.Threads = None,
     port: options.Port = None,
     backend: options.BackendOption = None,
@@ -113,6 +114,7 @@ def bench(
             scale=scale,
             context=context,
             load_mode=load_mode,
+            kv_type=kv,
             ubatches=(ubatch,),
             threads=threads,
             port=port,
@@ -204,6 +206,8 @@ def _bench(
         warnings = surroundings()
         if plan.gpu.virtual:
             progress.say(prepare.VIRTUAL_LINE)
+        if line := prepare.load_mode_line(plan):
+            progress.say(line)
         with ballasted(plan, progress) as plan:
             meter = Meter(progress)
             measure = workflow.real_servers(plan, meter)

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ from hottune.cli.common import cache_dir, reports_dir, studies_dir
 from hottune.engine.build import BuildOptions
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
-from hottune.placement import LoadMode
+from hottune.placement import KvType
 from hottune.tasks.recipes import load_recipe
 from hottune.tasks.settings import RunConfig
 from hottune.units import mib, parse_size
@@ -48,10 +48,19 @@ WorkloadName = Annotated[
 Scale = Annotated[float | None, typer.Option(help="Shrink the workload's lengths, 0 to 1. Default: 1.")]
 Context = Annotated[int | None, typer.Option(help="Context length, tokens.")]
 LoadModeOption = Annotated[
-    LoadMode | None,
-    typer.Option("--load-mode", help="none (default): weights in pinned memory; mmap: mapped file."),
+    Literal["auto", "none", "mmap"] | None,
+    typer.Option(
+        "--load-mode",
+        help="none: weights in pinned memory; mmap: mapped file; auto (default): none if they fit.",
+    ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads. Default: cores.")]
+KvOption = Annotated[
+    KvType | None, typer.Option("--kv", help="Element type of the KV cache, in every arm. Default: f16.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", help="CPU threads. Default: cores less one; run tries fewer, too."),
+]
 Port = Annotated[int | None, typer.Option(help="Loopback port of llama-server. Default: a free one.")]
 BackendOption = Annotated[
     Backend | None, typer.Option("--backend", help="GPU back-end of llama.cpp. Default: what is found.")
@@ -102,6 +111,7 @@ def run_config(
     headroom: str | None = None,
     reports: Path | None = None,
     time_budget: str | None = None,
+    keep_free: str | None = None,
     recipe: str | None = None,
     **settings: Any,
 ) -> RunConfig:
@@ -119,6 +129,7 @@ def run_config(
     given = Path(model).expanduser()
     settings["vram_mib"] = None if vram is None else size_mib(vram, "--vram")
     settings["headroom_mib"] = None if headroom is None else size_mib(headroom, "--headroom")
+    settings["keep_free_mib"] = None if keep_free is None else size_mib(keep_free, "--keep-free")
     settings["time_budget_s"] = None if time_budget is None else seconds(time_budget)
     said = {name: value for name, value in settings.items() if value is not None and value != ()}
     from_recipe = load_recipe(recipe) if recipe else {}

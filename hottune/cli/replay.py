@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from hottune.cli import common
 from hottune.engine.replay_library import provide_replay_library
-from hottune.errors import BadSettingError, BadTraceError
+from hottune.errors import BadSettingError
 from hottune.models.resolve import hub_repo, resolve_model
 from hottune.models.shape import MoeShape
 from hottune.models.shape_of import moe_shape
@@ -24,7 +23,8 @@ from hottune.progress import Progress
 from hottune.routing.bound import Bandwidths, LayerLoad, Prediction, predict, token_load
 from hottune.routing.profile import read_profile
 from hottune.routing.replay import Reference, Replay, ReplayResult, ReplaySettings, Routing, references
-from hottune.routing.trace import Trace, TraceFormatError, read_trace
+from hottune.routing.trace import Trace
+from hottune.tasks.traced import block_of, expert_bytes_of, read_recorded
 from hottune.units import mib, parse_size
 
 _POLICIES = get_args(Policy)
@@ -189,22 +189,7 @@ def _sizes(text: str | None, n_expert: int) -> list[int]:
 
 
 def _read(path: Path) -> Trace:
-    try:
-        recorded = read_trace(path)
-    except TraceFormatError as error:
-        raise BadTraceError(
-            f"{error}.", next_step="Record one with GGML_HOT_TRACE (docs/trace-format.md)."
-        ) from error
-    except OSError as error:
-        raise BadTraceError(
-            f"The trace {path} cannot be read: {error.strerror}.", next_step="Check the path."
-        ) from error
-    if not len(recorded.choices):
-        raise BadTraceError(
-            f"{path} has no choice in it.",
-            "Nothing went through the cache while it was recorded, or it was cut off at once.",
-            "Record it while the server answers requests.",
-        )
+    recorded = read_recorded(path)
     if recorded.truncated:
         common.console().print(
             Text(f"{path} has no end (its server was killed, or still runs): replaying what is there."),
@@ -245,23 +230,7 @@ def _expert_bytes(routing: Routing, shape: MoeShape | None, size: str | None) ->
             return [parse_size(size)] * len(routing.layers)
         except ValueError as error:
             raise BadSettingError(f"--expert-bytes: {error}.", next_step="Write it like 2.5MiB.") from error
-    sizes = []
-    for layer in routing.layers:
-        index = _block_of(layer.name)
-        fits = index is not None and index < shape.n_layers and shape.layer_expert_bytes[index] > 0
-        if index is None or not fits or layer.n_expert != shape.n_experts:
-            raise BadSettingError(
-                f"The trace has a layer {layer.name} with {layer.n_expert} experts, the model has none.",
-                "The trace is of another model.",
-                "Give the model that was traced.",
-            )
-        sizes.append(shape.layer_expert_bytes[index] // shape.n_experts)
-    return sizes
-
-
-def _block_of(name: str) -> int | None:
-    match = re.match(r"blk\.(\d+)\.", name)
-    return int(match[1]) if match else None
+    return expert_bytes_of(routing, shape)
 
 
 def _prediction(
@@ -273,7 +242,7 @@ def _prediction(
 ) -> Prediction | None:
     if machine is None or shape is None or bytes_each is None:
         return None
-    traced = {_block_of(layer.name) for layer in result.layers}
+    traced = {block_of(layer.name) for layer in result.layers}
     whole = [
         LayerLoad(expert_bytes=n_bytes / shape.n_experts, n_used=shape.n_used, misses=())
         for index, n_bytes in enumerate(shape.layer_expert_bytes)

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from hottune.cli import options
 from hottune.cli.common import console, emit_json, handled, make_progress
+from hottune.errors import BadSettingError
+from hottune.placement import KvType
 from hottune.progress import Progress
 from hottune.report import Format, render
 from hottune.search.objective import Objective
@@ -47,14 +49,37 @@ def run(
         Objective | None,
         typer.Option(help="turn (default): wall-clock of a request; or the speed of one phase."),
     ] = None,
+    min_prefill: Annotated[
+        float | None,
+        typer.Option(metavar="TOK_S", help="Recommend nothing that processes prompts slower than this."),
+    ] = None,
+    keep_free: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="VRAM below the ceiling that every arm must leave free."),
+    ] = None,
     workload: options.WorkloadName = None,
     scale: options.Scale = None,
     context: options.Context = None,
     load_mode: options.LoadModeOption = None,
+    kv: Annotated[
+        list[KvType] | None,
+        typer.Option("--kv", help="Element type of the KV cache, in every arm. Default: f16."),
+    ] = None,
     ubatch: Annotated[
         list[int] | None, typer.Option(min=1, help="Physical batch to try; repeatable. Default: 512, 2048.")
     ] = None,
     threads: options.Threads = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Begin with what caches would have done on this .hottrace."),
+    ] = None,
+    warm_start: Annotated[
+        bool | None,
+        typer.Option(
+            "--warm-start/--no-warm-start",
+            help="Begin where earlier studies of this machine found the best. Default: yes.",
+        ),
+    ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study. Default: by the set-up.")] = None,
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="Optuna storage. Default: SQLite in ./studies.")
@@ -97,12 +122,17 @@ def run(
             confirm_top=top,
             time_budget=time_budget,
             objective=objective,
+            min_prefill_tok_s=min_prefill,
+            keep_free=keep_free,
             workload=workload,
             scale=scale,
             context=context,
             load_mode=load_mode,
+            kv_type=_one_kv_type(kv),
             ubatches=tuple(ubatch or ()),
             threads=threads,
+            trace=options.absolute(trace),
+            warm_start=warm_start,
             study=study,
             storage=storage,
             worker=worker,
@@ -123,6 +153,21 @@ def run(
             show_dry_run(config, json_output)
         else:
             run_and_show(config, json_output, make_progress(quiet))
+
+
+def _one_kv_type(types: list[KvType] | None) -> KvType | None:
+    """Return the KV type of all arms.
+
+    Raises:
+        BadSettingError: several are asked for.
+    """
+    if types is not None and len(set(types)) > 1:
+        raise BadSettingError(
+            f"A study has one KV type, not {len(set(types))}: {', '.join(dict.fromkeys(types))}.",
+            "A quantized KV cache changes what the model answers, so it is no question of speed alone.",
+            "Run a study with each, and set their reports side by side.",
+        )
+    return types[0] if types else None
 
 
 def run_and_show(config: RunConfig, json_output: bool, progress: Progress) -> None:

@@ -220,4 +220,8 @@ class Report(_Model):
     trials: list[Trial]
     warnings: list[WarningNote] = Field(default_factory=list)
     roofline: Roofline | None = Field(default=None, description="None: not asked for (bench/device)")
+    began_with: list[str] = Field(
+        default_factory=list,
+        description="what told the search where to begin: a trace, an earlier study; empty = nothing",
+    )
     seconds: float = Field(description="wall-clock of the whole study, all sessions, build excluded")

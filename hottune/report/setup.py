@@ -46,6 +46,7 @@ def setup(report: Report) -> list[tuple[str, str]]:
         ),
         ("Workload", f"{work.name}: {', '.join(dict.fromkeys(warm))} tokens"),
         ("Runs", f"{_runs(report)}; objective: {report.objective}"),
+        *([("Search began with", "; ".join(report.began_with))] if report.began_with else []),
         ("llama.cpp", f"{engine.llama_build}, {engine.backend.value}, {engine.compiler} ({engine.source})"),
         ("hottune", f"{report.hottune_version}, {report.created:%Y-%m-%d}, {format_seconds(report.seconds)}"),
     ]

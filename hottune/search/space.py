@@ -26,8 +26,20 @@ CACHE_SHARE = (0.8, 1.0)
 OOM_STEP = 0.01
 
 NeedMib = Callable[[Placement], float]
-#: Decode speed that the cost model expects, tok/s; only the order of its answers counts.
-Foresee = Callable[[Placement], float]
+
+
+class Foresee(Protocol):
+    """The cost model: what a placement is expected to be worth by the objective, more is better."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether measurements bear it out so far that a placement may be left out for what it says."""
+
+    def __call__(self, placement: Placement) -> float:
+        """Return the expected worth; only ratios count."""
+
+    def learnt(self, history: Iterable[tuple[Placement, Outcome]]) -> Foresee | None:
+        """Return the model corrected by what was measured; None when nothing tells yet."""
 
 
 class Suggest(Protocol):
@@ -128,6 +140,7 @@ class Space:
     `base` holds every setting that all arms share (context, load mode, KV types, batch), with all experts on
     the CPU. `threads` are the numbers of CPU threads worth trying, most first; that of `base` is the first
     choice.
+    `foresee` is the cost model as the study began with it, `calibrated` what measurements made of it.
     """
 
     shape: MoeShape
@@ -138,13 +151,19 @@ class Space:
     need_mib: NeedMib = field(repr=False)
     threads: tuple[int, ...] = ()
     foresee: Foresee | None = field(default=None, repr=False)
+    calibrated: Foresee | None = field(default=None, repr=False)
     correction: Correction = Correction()
     #: Answers of `max_hot_k`, which every draw asks for many times.
     _rooms: dict[tuple[int, int], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def corrected(self, history: Iterable[tuple[Placement, Outcome]]) -> Space:
-        """Return the space with bounds corrected by what was measured."""
-        return replace(self, correction=Correction.learn(history, self.need_mib, self.ceiling_mib))
+        """Return the space with bounds and cost model corrected by what was measured."""
+        known = list(history)
+        return replace(
+            self,
+            correction=Correction.learn(known, self.need_mib, self.ceiling_mib),
+            calibrated=self.foresee.learnt(known) if self.foresee else None,
+        )
 
     def predicted_mib(self, placement: Placement) -> float:
         """Return the VRAM that the placement is expected to take at its peak."""
@@ -234,6 +253,16 @@ class Space:
         moved = self.shape.n_layers - self.fewest_cpu_layers(ubatch)
         return self.shape.n_layers - round(layer_share * moved)
 
+    def fullest(self, n_cpu_moe: int, ubatch: int) -> int:
+        """Return the fewest layers on the CPU that leave room for as large a cache: no VRAM stays unused.
+
+        A cache grows by an expert of every layer at once, so what is left over may hold a whole layer.
+        """
+        room = self.max_hot_k(n_cpu_moe, ubatch)
+        while n_cpu_moe > 1 and room > 0 and self.max_hot_k(n_cpu_moe - 1, ubatch) >= room:
+            n_cpu_moe -= 1
+        return n_cpu_moe
+
     def sample(self, draw: Suggest) -> Placement | None:
         """Draw a hot placement that fits, or None when the drawn ubatch leaves no room for a cache."""
         ubatch = draw.suggest_categorical("ubatch", self.ubatches)
@@ -310,7 +339,7 @@ def plan(
         bypasses: largest batches, in tokens, that may go through the cache.
         threads: numbers of CPU threads to try, most first; () = those of `base` alone.
         need_mib: predicted VRAM of a placement; by default the memory model of the `models` room.
-        foresee: decode speed that the cost model expects; None = the search begins without an idea.
+        foresee: the cost model; None = the search begins without an idea.
 
     Raises:
         CeilingTooSmallError: the model's dense part, KV cache and buffers alone do not fit.

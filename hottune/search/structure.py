@@ -5,10 +5,11 @@ the answers. What the journal knows is answered; the first unknown placement sto
 and the program runs again from its beginning. So the plan has no state of its own: a study that was killed,
 or that several workers share, goes on with the same placements.
 
-The plan: where along the ceiling the best mix of whole layers and cache lies (the cost model proposes where
-to begin); then threads and ubatch, which do most; then the device's live settings, which one server serves
-all; at the end the mix once more, closer. Live settings do less than servers scatter, so one is taken for
-better only when it still is, by `MARGIN`, after both were measured `LOOKS` times.
+The plan: where along the ceiling the best mix of whole layers and cache lies (an earlier study or the cost
+model proposes where to begin; the first cache that is measured calibrates the model, which then leaves out
+mixes without hope); then threads and ubatch, which do most; then the device's live settings, which one
+server serves all; at the end the mix once more, closer. What is better by less than servers scatter is
+believed only when it still is, by `MARGIN`, after both were measured again (hottune/search/looks.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from hottune.placement import INTERVAL_POLICIES, Placement, Policy
-from hottune.search.space import DEFAULT_INTERVAL, Space
+from hottune.search.looks import CLEAR, gain, looks_for, noise_of
+from hottune.search.space import DEFAULT_INTERVAL, Foresee, Space
 
 #: Shares of the room for experts that whole layers take: tried in this order, the cache takes the rest.
 SHARES = (0.0, 0.5)
@@ -29,8 +31,10 @@ FIRST_STEP, LAST_STEP = 0.25, 0.125
 #: correct the memory model.
 SAME_CACHE = 0.05
 
-#: A live setting must be so much better than what it replaces, over so many measurements of each.
-MARGIN, LOOKS = 0.01, 3
+#: A mix that a calibrated cost model expects to be so much slower than the best known is not measured.
+HOPELESS = 0.15
+#: What replaces another setting in a close call must be so much better.
+MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Start:
     threads: int
     policy: Policy = "lfru"
     interval: int = DEFAULT_INTERVAL
+    layer_share: float | None = None  # None = what the cost model proposes
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Point:
     def placement(self, space: Space) -> Placement | None:
         """Return the placement with the largest cache that fits, or None without room for one."""
         return space.hot(
-            space.mixed(self.layer_share, self.ubatch),
+            space.fullest(space.mixed(self.layer_share, self.ubatch), self.ubatch),
             self.ubatch,
             threads=self.threads,
             interval=self.interval,
@@ -82,6 +87,12 @@ class Known:
             self._exact.setdefault(placement, []).append(cost)
             if cost is not None and placement.hot_k:
                 self._alike.setdefault(_without_cache(placement), set()).add(placement)
+
+    @property
+    def noise(self) -> float:
+        """Relative scatter of one measurement (see `looks`)."""
+        found = [[cost for cost in costs if cost is not None] for costs in self._exact.values()]
+        return noise_of(found)
 
     def measured(self, placement: Placement) -> tuple[Placement, list[float | None]]:
         """Return the placement that answers for this one, and what it cost, measurement by measurement."""
@@ -137,8 +148,12 @@ def next_structured(space: Space, start: Start, known: Known, *, quick: bool = F
             raise _Unknown(Wanted(found, len(costs)))
         return fmean(cost for cost in costs if cost is not None)
 
+    def is_known(point: Point) -> bool:
+        placement = point.placement(space)
+        return placement is not None and bool(known.measured(placement)[1])
+
     try:
-        _Plan(space, start, ask).run(quick)
+        _Plan(space, start, ask, is_known, 0.0 if quick else known.noise).run(quick)
     except _Unknown as unknown:
         return unknown.wanted
     return None
@@ -155,16 +170,21 @@ def foreseen(space: Space, start: Start, *, quick: bool = False) -> list[Placeme
         asked[placement] = None
         return 1.0
 
-    _Plan(space, start, ask).run(quick)
+    _Plan(space, start, ask, lambda point: False, 0.0).run(quick)
     return list(asked)
 
 
 class _Plan:
-    def __init__(self, space: Space, start: Start, ask: Ask) -> None:
+    def __init__(
+        self, space: Space, start: Start, ask: Ask, is_known: Callable[[Point], bool], noise: float
+    ) -> None:
         self._space = space
         self._ask = ask
+        self._is_known = is_known
+        self._start = start
+        self._noise = noise
         self._best = Point(
-            proposed_share(space, start),
+            first_share(space, start),
             start.ubatch,
             start.threads,
             start.policy,
@@ -174,50 +194,61 @@ class _Plan:
 
     def run(self, quick: bool) -> None:
         space = self._space
-        self._shares(*SHARES[: 1 if quick else None])
+        self._ask(self._best, 1)  # first of all, for it calibrates the cost model
+        again = [proposed_share(space, self._start, space.calibrated)] if space.calibrated else []
+        self._shares(*again, *SHARES[: 1 if quick else None])
         if quick:
-            self._walk("threads", space.threads, only=1)
+            self._choices("threads", space.threads[-2:])
             self._live((16,), ())
             self._shares(0.5)
             return
-        self._shares(self._best.layer_share + FIRST_STEP, self._best.layer_share - FIRST_STEP)
-        self._walk("threads", space.threads)
-        self._walk("ubatch", space.ubatches)
+        self._around(FIRST_STEP)
+        self._choices("threads", space.threads)
+        if self._choices("ubatch", space.ubatches):
+            self._around(FIRST_STEP)  # other buffers leave other room
         self._live((16, 240), ("lfru", "lru", "window"))
-        self._take([replace(self._best, shared=True)], LOOKS)
-        self._shares(self._best.layer_share + LAST_STEP, self._best.layer_share - LAST_STEP)
+        self._take([replace(self._best, shared=True)])
+        self._around(LAST_STEP)
 
-    def _take(self, points: Iterable[Point], looks: int = 1) -> bool:
-        """Move to the best of the points; tell whether that was a move.
-
-        With more than one look, what seems best is measured again before it is believed, and must be better
-        by a margin; then what was best before counts with as many measurements.
-        """
-        before = self._best
+    def _take(self, points: Iterable[Point]) -> bool:
+        """Move to the best of the points; tell whether that was a move."""
+        before, looks = self._best, looks_for(self._noise) if self._noise else 1
         others = [point for point in dict.fromkeys(points) if point != before]
+        self._ask(before, 1)
         while others:
             found = min(others, key=lambda point: self._ask(point, 1))
-            if self._ask(found, 1) >= self._ask(before, 1):
+            better = gain(self._ask(found, 1), self._ask(before, 1))
+            if better <= 0:
                 break
-            needed = (1 - MARGIN * (looks > 1)) * self._ask(before, looks)
-            if self._ask(found, looks) < needed:
+            if better > CLEAR * self._noise or (
+                gain(self._ask(found, looks), self._ask(before, looks)) >= MARGIN
+            ):
                 self._best = found
                 break
             others.remove(found)
         return self._best != before
 
     def _shares(self, *values: float) -> None:
-        self._take(replace(self._best, layer_share=min(1.0, max(0.0, value))) for value in values)
+        points = [replace(self._best, layer_share=min(1.0, max(0.0, value))) for value in values]
+        self._take(point for point in points if not self._hopeless(point))
 
-    def _walk(self, field: str, choices: Sequence[int], only: int = 99) -> None:
-        """Go down the choices, else up, as long as that helps."""
-        for step in (1, -1):
-            for _ in range(only):
-                value = _neighbour(choices, getattr(self._best, field), step)
-                if value is None or not self._take([replace(self._best, **{field: value})]):  # type: ignore[arg-type]
-                    break
-            else:
-                return
+    def _hopeless(self, point: Point) -> bool:
+        """Tell whether a mix need not be measured: a cost model that has proved itself says so.
+
+        What is measured already always counts, so that what was decided by it stays decided.
+        """
+        model = self._space.calibrated
+        if model is None or not model.trusted or self._is_known(point):
+            return False
+        best, other = self._best.placement(self._space), point.placement(self._space)
+        return best is not None and other is not None and model(other) * (1 + HOPELESS) < model(best)
+
+    def _around(self, step: float) -> None:
+        self._shares(self._best.layer_share + step, self._best.layer_share - step)
+
+    def _choices(self, field: str, choices: Sequence[int]) -> bool:
+        """Try all of a few choices: the best may lie behind one that makes no difference."""
+        return self._take(replace(self._best, **{field: value}) for value in choices)  # type: ignore[arg-type]
 
     def _live(self, intervals: Sequence[int], policies: Sequence[Policy]) -> None:
         """Try other policies and rebalancing, which a running server can turn to."""
@@ -226,27 +257,31 @@ class _Plan:
         for policy in policies:
             interval = best.interval if policy in INTERVAL_POLICIES else DEFAULT_INTERVAL
             found.append(replace(best, policy=policy, interval=interval))
-        self._take(found, LOOKS)
+        self._take(found)
 
 
-def proposed_share(space: Space, start: Start) -> float:
-    """Return the share of whole layers that the cost model expects to decode fastest; 0 without a model."""
-    if space.foresee is None:
+def first_share(space: Space, start: Start) -> float:
+    """Return the share of whole layers to measure first: that of the start, else what the model proposes."""
+    if start.layer_share is not None and _at(start.layer_share, space, start) is not None:
+        return start.layer_share
+    return proposed_share(space, start, space.foresee)
+
+
+def proposed_share(space: Space, start: Start, foresee: Foresee | None) -> float:
+    """Return the share of whole layers that a cost model expects to do best; 0 without a model."""
+    if foresee is None:
         return 0.0
     speeds = {}
     for step in range(9):
-        point = Point(step / 8, start.ubatch, start.threads, start.policy, start.interval, space.bypasses[0])
-        placement = point.placement(space)
+        placement = _at(step / 8, space, start)
         if placement is not None:
-            speeds[step / 8] = space.foresee(placement)
+            speeds[step / 8] = foresee(placement)
     return max(speeds, key=lambda share: speeds[share], default=0.0)
 
 
-def _neighbour(choices: Sequence[int], value: int, step: int) -> int | None:
-    if value not in choices:
-        return None
-    index = choices.index(value) + step
-    return choices[index] if 0 <= index < len(choices) else None
+def _at(layer_share: float, space: Space, start: Start) -> Placement | None:
+    point = Point(layer_share, start.ubatch, start.threads, start.policy, start.interval, space.bypasses[0])
+    return point.placement(space)
 
 
 def _without_cache(placement: Placement) -> Placement:

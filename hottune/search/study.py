@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +13,9 @@ from hottune.report.schema import ArmName, Trial
 from hottune.search.baselines import BASELINES, measure_baselines
 from hottune.search.draw import Fixed
 from hottune.search.entries import Planned
+from hottune.search.hints import NO_HINTS, Hints
 from hottune.search.journal import Journal
+from hottune.search.looks import looks_for, noise_of
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.recorder import Measure
 from hottune.search.space import Space
@@ -62,6 +65,7 @@ class Study:
     plan: Space
     measure: Measure
     watch: Watch = nobody
+    hints: Hints = NO_HINTS
 
     @property
     def objective(self) -> Objective:
@@ -103,6 +107,9 @@ class Study:
         dry = 0
         while not self._done(budget, trials := self.journal.trials()) and dry < DRY_DRAWS_IN_ALL:
             space = self.space(trials)
+            doubtful = None if budget.quick else self._doubtful(trials)
+            if doubtful is not None and self._try_unclaimed(doubtful, space, budget):
+                continue
             trial = self.journal.try_sample(
                 space,
                 self.measure,
@@ -114,18 +121,30 @@ class Study:
             if trial:
                 self.watch(trial)
 
+    def _doubtful(self, trials: list[Trial]) -> Planned | None:
+        """Return what seems better than the best that is well known, to be measured again; or None."""
+        searched = [trial for trial in trials if trial.arm is None]
+        costs = costs_of(searched, self.objective, self.journal.limits)
+        looks = looks_for(noise_of(costs.values()))
+        known = [fmean(one) for one in costs.values() if len(one) >= looks]
+        seeming = [placement for placement, one in costs.items() if len(one) < looks]
+        best = min(seeming, key=lambda placement: fmean(costs[placement]), default=None)
+        if best is None or fmean(costs[best]) >= min(known, default=math.inf):
+            return None
+        origin = next(trial.origin for trial in searched if trial.placement == best)
+        return Planned(best, origin, repeat=len(costs[best]))
+
     def _next_structured(self, space: Space, trials: list[Trial], *, quick: bool) -> Wanted | None:
         """Return what the structured plan wants to know next, or None when it is through."""
         known = Known((trial.placement, self._cost(trial)) for trial in trials)
         return next_structured(space, self._start_of_plan(space, trials), known, quick=quick)
 
     def _start_of_plan(self, space: Space, trials: list[Trial]) -> Start:
-        """Return the settings that the plan begins with: ubatch and threads of the best baseline."""
+        """Return where the plan begins: ubatch and threads of the best baseline, then what the hints say."""
         static = best_of_arms((trial for trial in trials if trial.arm), self.objective)
         known = [static[arm].placement for arm in ("layers", "all-cpu") if arm in static]
-        if not known:
-            return Start(space.ubatches[0], space.base.threads)
-        return Start(known[0].ubatch, known[0].threads)
+        first = known[0] if known else space.all_cpu(space.ubatches[0])
+        return self.hints.applied(Start(first.ubatch, first.threads), space)
 
     def _cost(self, trial: Trial) -> float | None:
         """Return a trial's cost; None where it was not measured, or breaks a limit of the study."""
@@ -197,15 +216,33 @@ def best_of_arms(
 def ranked(trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LIMITS) -> list[Trial]:
     """Return one measured trial of each placement, the best first.
 
-    What was measured several times counts with its mean. What keeps the limits goes before what does not.
+    What keeps the limits goes before what does not, and what was measured as often as the noise asks for (or
+    as often as anything was) before what was measured less often: its luck has not been looked at.
     """
-    measured: dict[Placement, list[tuple[Trial, Measurement]]] = {}
+    known = list(trials)
+    first: dict[Placement, Trial] = {}
+    for trial in known:
+        if isinstance(trial.outcome, Measurement):
+            first.setdefault(trial.placement, trial)
+    costs = costs_of(known, objective)
+    kept = costs_of(known, objective, limits)
+    looks = min(looks_for(noise_of(costs.values())), max(map(len, costs.values()), default=1))
+
+    def rank(placement: Placement) -> tuple[bool, bool, float]:
+        return placement not in kept, len(costs[placement]) < looks, fmean(costs[placement])
+
+    return [first[placement] for placement in sorted(first, key=rank)]
+
+
+def costs_of(
+    trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LIMITS
+) -> dict[Placement, list[float]]:
+    """Return the costs of each placement, measurement by measurement; without those that broke a limit."""
+    found: dict[Placement, list[float]] = {}
+    broken = set()
     for trial in trials:
         if isinstance(trial.outcome, Measurement):
-            measured.setdefault(trial.placement, []).append((trial, trial.outcome))
-
-    def rank(found: list[tuple[Trial, Measurement]]) -> tuple[bool, float]:
-        kept = all(limits.kept(outcome) for _, outcome in found)
-        return not kept, fmean(objective.cost(outcome) for _, outcome in found)
-
-    return [found[0][0] for found in sorted(measured.values(), key=rank)]
+            found.setdefault(trial.placement, []).append(objective.cost(trial.outcome))
+            if not limits.kept(trial.outcome):
+                broken.add(trial.placement)
+    return {placement: costs for placement, costs in found.items() if placement not in broken}

@@ -31,6 +31,7 @@ class NoteCode(StrEnum):
     CPU_GOVERNOR = "cpu-governor"
     PCIE_LINK = "pcie-link"
     BALLAST = "ballast"
+    LIMIT_BROKEN = "limit-broken"
 
 
 #: Text of each note: what is the matter, then what to do. Names in braces are the facts it needs.
@@ -104,6 +105,9 @@ _TEXTS: dict[NoteCode, str] = {
     NoteCode.BALLAST: (
         "{held} of {gpu} were held back, so that only the ceiling was free: that copies a small card's "
         "capacity, not its bandwidth. Compare arms with each other, not with that card."
+    ),
+    NoteCode.LIMIT_BROKEN: (
+        "Arm '{arm}' breaks a limit of this study: {what}. {effect}; loosen the limit if it asks too much."
     ),
 }
 

@@ -79,6 +79,8 @@ class Bench:
     extra_env: Mapping[str, str] = field(default_factory=dict)
     #: What holds the VRAM above the ceiling, where something does.
     ballast: Holder | None = None
+    #: VRAM below the ceiling that `--fit` must leave free as well, MiB.
+    keep_free_mib: float = 0.0
     #: Longest wait for a cool and idle GPU before a server, seconds.
     cooldown_limit_s: float = LIMIT_S
     _keeping: bool = field(default=False, init=False)
@@ -151,7 +153,7 @@ class Bench:
                         self.model,
                         placement,
                         gpu=self.gpu,
-                        ceiling_mib=self.ceiling_mib,
+                        ceiling_mib=self.ceiling_mib - self.keep_free_mib,
                         log_path=log_path,
                         port=self.port,
                         on_progress=self.note,

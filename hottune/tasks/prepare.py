@@ -18,13 +18,14 @@ from hottune.machine.probe import probe_machine, virtual_gpu
 from hottune.models.memory import estimate
 from hottune.models.resolve import resolve_model
 from hottune.models.shape import ModelFile, MoeShape
-from hottune.placement import Placement
+from hottune.placement import LoadMode, Placement
 from hottune.progress import NoProgress, Progress
 from hottune.search import space as spaces
+from hottune.search.objective import Limits
 from hottune.search.space import Space
 from hottune.tasks.fingerprint import fingerprint
 from hottune.tasks.settings import RunConfig
-from hottune.units import format_bytes, mib
+from hottune.units import MIB, format_bytes, mib
 from hottune.workload.facts import Workload
 from hottune.workload.workloads import context_needed, load_workload
 
@@ -39,6 +40,8 @@ QUICK_SCALE = 1 / 3
 UBATCHES = (512, 2048, 4096)
 DEMO_UBATCHES = (512,)
 BYPASSES = (1, 8)
+#: What must be left of free memory beside a model that is read into it: a share of the model, and MiB.
+SPARE_RAM_SHARE, SPARE_RAM_MIB = 0.05, 512.0
 #: Numbers of threads worth trying, as shares of the physical cores.
 THREAD_SHARES = (0.75, 0.5, 0.25)
 
@@ -70,6 +73,16 @@ class Plan:
         return f"{stem}-{self.workload.name}-{digest}"
 
     @property
+    def limits(self) -> Limits:
+        """What a placement must keep to be recommended."""
+        return Limits(self.config.min_prefill_tok_s, self.ceiling_mib, self.config.keep_free_mib)
+
+    @property
+    def usable_mib(self) -> float:
+        """VRAM that every arm is planned for: the ceiling, less what must stay free."""
+        return self.ceiling_mib - self.config.keep_free_mib
+
+    @property
     def without_ballast(self) -> Plan:
         """The same with the card as it is without the ballast: for a command that serves later."""
         if self.ballast is None:
@@ -79,7 +92,8 @@ class Plan:
 
     def identity(self) -> dict[str, object]:
         """Return what must be equal for two sessions to belong to one study."""
-        base = self.space.base
+        # As asked for, not as it is: how much memory is free, and so what `auto` comes to, changes.
+        base = self.space.base.model_dump(mode="json", exclude={"n_cpu_moe"})
         return {
             "model": self.model.fingerprint,
             "machine": fingerprint(self.machine, self.gpu),
@@ -88,9 +102,10 @@ class Plan:
             "ballast": self.config.ballast and self.config.vram_mib is not None and not self.gpu.virtual,
             "workload": self.workload.sha256,
             "engine": [self.engine.key, _file_hash(self.engine.device_library)],
-            "settings": base.model_dump(mode="json", exclude={"n_cpu_moe"}),
+            "settings": base | {"load_mode": str(self.config.load_mode)},
             "ubatches": list(self.space.ubatches),
             "objective": str(self.config.objective),
+            "limits": [self.config.min_prefill_tok_s, self.config.keep_free_mib],
         }
 
 
@@ -121,6 +136,7 @@ def plan(
     machine: Machine,
     *,
     ceiling_mib: float | None = None,
+    load_mode: LoadMode | None = None,
 ) -> Plan:
     """Settle GPU, ceiling, workload, and the space of placements.
 
@@ -130,15 +146,22 @@ def plan(
         model: what to serve.
         machine: where.
         ceiling_mib: the ceiling that a resumed study has; None computes it.
+        load_mode: that of a resumed study; None = as asked for, `auto` by the memory that is free.
 
     Raises:
         BadSettingError: settings that make no sense together.
         CeilingTooSmallError: not even all experts in RAM would fit.
     """
     workload = _workload(config)
-    base = _base(config, machine, workload)
+    load_mode = load_mode or _load_mode(config, model, machine)
+    base = _base(config, machine, workload, load_mode)
     ubatches = config.ubatches or _useful_ubatches(config, workload)
     gpu, ceiling_mib = _gpu_and_ceiling(config, engine, model.shape, machine, base, ubatches, ceiling_mib)
+    if config.keep_free_mib >= ceiling_mib:
+        raise BadSettingError(
+            f"--keep-free {config.keep_free_mib:.0f} MiB leaves nothing of a {ceiling_mib:.0f} MiB ceiling.",
+            next_step="Give a lower --keep-free, or a higher --vram.",
+        )
     overhead_mib = 0.0 if gpu.virtual else CONTEXT_OVERHEAD_MIB
 
     def need_mib(placement: Placement) -> float:
@@ -147,7 +170,7 @@ def plan(
     space = spaces.plan(
         model.shape,
         base,
-        ceiling_mib,
+        ceiling_mib - config.keep_free_mib,
         ubatches=ubatches,
         bypasses=BYPASSES,
         threads=_useful_threads(config, machine),
@@ -216,7 +239,27 @@ def _useful_threads(config: RunConfig, machine: Machine) -> tuple[int, ...]:
     return tuple(max(1, round(share * machine.cpu.physical_cores)) for share in THREAD_SHARES)
 
 
-def _base(config: RunConfig, machine: Machine, workload: Workload) -> Placement:
+def _load_mode(config: RunConfig, model: ModelFile, machine: Machine) -> LoadMode:
+    if config.load_mode != "auto":
+        return config.load_mode
+    need_mib = mib(model.size_bytes) * (1 + SPARE_RAM_SHARE) + SPARE_RAM_MIB
+    return LoadMode.NONE if need_mib <= machine.ram_available_mib else LoadMode.MMAP
+
+
+def load_mode_line(plan: Plan) -> str:
+    """Say which load mode was chosen, and why; '' when it was asked for."""
+    if plan.config.load_mode != "auto":
+        return ""
+    model, free = format_bytes(plan.model.size_bytes), format_bytes(plan.machine.ram_available_mib * MIB)
+    if plan.space.base.load_mode is LoadMode.NONE:
+        return f"Load mode none for every arm: {model} of weights, {free} of memory free."
+    return (
+        f"Load mode mmap for every arm: {model} of weights leave too little of {free} free memory. Mapped "
+        "weights are not pinned, so prompts take longer, and speeds scatter more."
+    )
+
+
+def _base(config: RunConfig, machine: Machine, workload: Workload, load_mode: LoadMode) -> Placement:
     needed = context_needed(workload)
     if config.context is not None and config.context < needed:
         raise BadSettingError(
@@ -228,7 +271,9 @@ def _base(config: RunConfig, machine: Machine, workload: Workload) -> Placement:
     return Placement(
         n_cpu_moe=0,
         threads=config.threads or max(1, machine.cpu.physical_cores - 1),
-        load_mode=config.load_mode,
+        load_mode=load_mode,
+        kv_type_k=config.kv_type,
+        kv_type_v=config.kv_type,
         context=config.context or max(least, 256 * math.ceil(needed / 256)),
         batch=max(2048, *config.ubatches, 0),
         parallel=config.parallel,
@@ -296,7 +341,7 @@ def _require_ram(model: ModelFile, machine: Machine, base: Placement) -> None:
         raise BadSettingError(
             f"{model.name} ({format_bytes(model.size_bytes)}) is larger than this machine's memory.",
             "Load mode 'none' reads all weights into memory.",
-            "Use --load-mode mmap.",
+            "Use --load-mode auto or mmap.",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import fmean
 
@@ -30,6 +30,7 @@ from hottune.search.objective import Objective
 from hottune.stats import Contest, NoteCode, PairedChange, first_run_slower, note, outliers, paired_change
 from hottune.tasks.cold import with_cold_start
 from hottune.tasks.conditions import condition_notes
+from hottune.tasks.limited import Replicates, eligible, limit_notes
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import with_quality
 from hottune.tasks.roofline import with_bound
@@ -51,6 +52,7 @@ def make_report(
     seconds: float,
     notes: list[WarningNote],
     roofline: Roofline | None = None,
+    began_with: Sequence[str] = (),
 ) -> Report:
     """Put everything that was found out into the result schema.
 
@@ -58,7 +60,7 @@ def make_report(
         NothingMeasuredError: no arm has a measurement.
     """
     objective = plan.config.objective
-    searched = candidates(trials, objective, plan.config.top_wanted)
+    searched = candidates(trials, objective, plan.config.top_wanted, plan.limits)
     names = (*BASELINES, *HOT_ARMS)
     arms = [arm for name in names if (arm := _arm(plan, name, trials, searched, confirmed))]
     measured = {arm.name: measurements(arm.replicates) for arm in arms if arm.outcome == "measurement"}
@@ -70,8 +72,10 @@ def make_report(
         )
     replicates = {arm.name: arm.replicates for arm in arms if arm.name in measured}
     contests = {metric: contest(replicates, Objective(metric), confirmed.level) for metric in _METRICS}
-    decides = contests[objective.metric]
-    rows = with_quality(_compared(arms, contests, decides.best_baseline, measured))
+    allowed = eligible(replicates, plan.limits)
+    decides = contest(allowed, Objective(objective.metric), confirmed.level)
+    best = decides.best_baseline or contests[objective.metric].best_baseline
+    rows = with_quality(_compared(arms, contests, best, measured))
     machine = roofline.bandwidths if roofline else None
     rows = [with_bound(with_cold_start(arm), plan.model.shape, plan.workload, machine) for arm in rows]
     winner = _winner(plan, rows, decides)
@@ -91,8 +95,9 @@ def make_report(
         winner=winner,
         confirmation=_confirmation(confirmed),
         trials=trials,
-        warnings=[*notes, *_warnings(plan, rows)],
+        warnings=[*notes, *_warnings(plan, rows), *_limits(replicates, plan)],
         roofline=roofline,
+        began_with=list(began_with),
         seconds=seconds,
     )
 
@@ -106,7 +111,7 @@ def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str]
         shape=plan.model.shape,
         port=port,
         gpu=plan.gpu,
-        ceiling_mib=plan.ceiling_mib,
+        ceiling_mib=plan.usable_mib,
     )
 
 
@@ -249,6 +254,10 @@ def _winner(plan: Plan, rows: list[Arm], decides: Contest) -> Winner:
     argv, env = argv_and_env(plan.without_ballast, chosen.placement, plan.config.port or SERVE_PORT)
     served = {key: value for key, value in env.items() if key not in MEASURING_ONLY}
     return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, served))
+
+
+def _limits(replicates: Replicates, plan: Plan) -> list[WarningNote]:
+    return [WarningNote(code=code, text=text) for code, text in limit_notes(replicates, plan.limits)]
 
 
 def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:

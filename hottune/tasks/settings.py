@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hottune.engine.build import BuildOptions
-from hottune.placement import LoadMode, SpecType
+from hottune.placement import KvType, LoadMode, SpecType
 from hottune.search.objective import Objective
 from hottune.search.rounds import MOST_ROUNDS, Rounds
 
@@ -48,10 +49,21 @@ class RunConfig(BaseModel):
     )
     scale: float | None = Field(default=None, gt=0, le=1, description="shrinks the workload's lengths")
     context: int | None = Field(default=None, ge=1, description="tokens")
-    load_mode: LoadMode = LoadMode.NONE
+    load_mode: LoadMode | Literal["auto"] = Field(
+        default="auto", description="auto: none where the model fits into free memory, else mmap"
+    )
+    kv_type: KvType = Field(default=KvType.F16, description="element type of the KV cache, keys and values")
     ubatches: tuple[int, ...] = Field(default=(), description="physical batch sizes to try, tokens")
     threads: int | None = Field(default=None, ge=1)
     objective: Objective = Objective.TURN
+    min_prefill_tok_s: float | None = Field(
+        default=None, gt=0, description="least prefill speed of what is recommended, tok/s"
+    )
+    keep_free_mib: float = Field(
+        default=0.0, ge=0, description="VRAM below the ceiling that must stay free at the peak, MiB"
+    )
+    trace: Path | None = Field(default=None, description="recorded routing that says where to begin")
+    warm_start: bool = Field(default=True, description="begin where earlier studies found the best")
     study: str | None = Field(default=None, description="name; None = made from what is measured on what")
     storage: str | None = Field(default=None, description="Optuna URL; None = <studies_dir>/<name>.db")
     worker: str | None = Field(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hottune.errors import BadSettingError, MachineDiffersError
 from hottune.machine.facts import Machine
+from hottune.placement import LoadMode
 from hottune.search.journal import Journal
 from hottune.search.lock import study_lock
 from hottune.search.recorder import Say
@@ -75,6 +76,7 @@ def open_journal(plan: Plan, say: Say) -> Journal:
         storage_url(plan),
         plan.config.objective,
         seed=plan.config.seed,
+        limits=plan.limits,
         worker=worker_name(plan),
         unsaved_path=_beside(plan, ".unsaved.jsonl"),
         say=say,
@@ -85,7 +87,7 @@ def join(plan: Plan, journal: Journal) -> Plan:
     """Note the set-up in a new study; in one that exists, check that this set-up is the same.
 
     Returns:
-        The plan, under the ceiling that the study began with.
+        The plan, under the ceiling and with the load mode that the study began with.
 
     Raises:
         MachineDiffersError: the study's measurements are of another kind of machine.
@@ -97,9 +99,21 @@ def join(plan: Plan, journal: Journal) -> Plan:
     if before is not None:
         _check(plan, journal, before)
     ceiling_mib = journal.noted("ceiling_mib")
-    if ceiling_mib is not None and ceiling_mib != plan.ceiling_mib:
-        plan = prepare.plan(plan.config, plan.engine, plan.model, plan.machine, ceiling_mib=ceiling_mib)
+    noted_mode = journal.noted("load_mode")
+    load_mode = plan.space.base.load_mode if noted_mode is None else LoadMode(noted_mode)
+    moved = ceiling_mib is not None and ceiling_mib != plan.ceiling_mib
+    if moved or load_mode != plan.space.base.load_mode:
+        plan = prepare.plan(
+            plan.config,
+            plan.engine,
+            plan.model,
+            plan.machine,
+            ceiling_mib=ceiling_mib,
+            load_mode=load_mode,
+        )
+    journal.limits = plan.limits  # of the ceiling that the study began with
     journal.note("ceiling_mib", plan.ceiling_mib)
+    journal.note("load_mode", str(load_mode))
     # Without the storage's URL: it may hold a password, and whoever reads this has the URL.
     journal.note("config", plan.config.model_dump(mode="json", exclude={"storage", "worker"}))
     if before is None or not journal.shared:

@@ -15,8 +15,14 @@ from hottune.report.json_schema import schema_text
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+PAGES = sorted(
+    [*DOCS.glob("*.md"), *(ROOT / "reports").rglob("README.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"]
+)
 RENEW = "run `python docs/make_reference.py`"
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +69,30 @@ def test_the_schema_describes_a_real_result():
     assert set(data) <= set(schema["properties"])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_between_pages_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors_of(page: Path) -> set[str]:
+    """Return what a link may name behind `#`: headings as GitHub writes them, and explicit ids."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r'id="([^"]+)"', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_to_headings_name_one_that_is_there(page):
+    links = re.findall(r"\]\(([^)#\s]*\.md|)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    local = [(page.parent / file if file else page, anchor) for file, anchor in links if "://" not in file]
+    assert [anchor for file, anchor in local if anchor not in anchors_of(file)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_tables_of_the_pages_have_equal_rows(page):
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
     columns: list[int] = []

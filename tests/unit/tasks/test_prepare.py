@@ -62,7 +62,7 @@ def test_the_context_holds_the_longest_request(tmp_path: Path) -> None:
 def test_a_model_larger_than_memory_needs_mmap(tmp_path: Path) -> None:
     huge = planned.model().model_copy(update={"size_bytes": 10**14})
     with pytest.raises(BadSettingError, match="larger than this machine's memory"):
-        prepare.plan(planned.config(tmp_path), planned.engine(), huge, planned.machine())
+        prepare.plan(planned.config(tmp_path, load_mode="none"), planned.engine(), huge, planned.machine())
     relaxed = planned.config(tmp_path, load_mode="mmap")
     assert prepare.plan(relaxed, planned.engine(), huge, planned.machine()).space.base.load_mode == "mmap"
 
@@ -101,3 +101,41 @@ def test_a_study_is_named_after_what_is_measured_on_what(tmp_path: Path) -> None
 
 def test_free_vram_that_moved_a_little_is_still_the_same_study(tmp_path: Path) -> None:
     assert real(tmp_path, planned.gpu(20000)).name == real(tmp_path, planned.gpu(19990)).name
+
+
+def with_free_ram(folder: Path, free_mib: float, **changes: object) -> prepare.Plan:
+    machine = planned.machine().model_copy(update={"ram_available_mib": free_mib})
+    return prepare.plan(planned.config(folder, **changes), planned.engine(), planned.model(), machine)
+
+
+def test_weights_are_pinned_where_they_fit_into_free_memory_and_mapped_where_not(tmp_path: Path) -> None:
+    roomy, tight = with_free_ram(tmp_path, 700), with_free_ram(tmp_path, 600)  # the model has 150 MiB
+    assert (roomy.space.base.load_mode, tight.space.base.load_mode) == ("none", "mmap")
+    assert "none for every arm: 150" in prepare.load_mode_line(roomy)
+    assert "mmap for every arm: 150" in prepare.load_mode_line(tight)
+    assert roomy.name == tight.name, "free memory moves; the study is the same"
+    asked = with_free_ram(tmp_path, 600, load_mode="none")
+    assert asked.space.base.load_mode == "none"
+    assert prepare.load_mode_line(asked) == ""
+
+
+def test_every_arm_gets_the_kv_type_and_a_smaller_one_leaves_more_room(tmp_path: Path) -> None:
+    full, small = planned.plan(tmp_path, vram_mib=90), planned.plan(tmp_path, vram_mib=90, kv_type="q4_0")
+    for one in (small.space.all_cpu(64), small.space.fit(64), small.space.layers(4, 64)):
+        assert (one.kv_type_k, one.kv_type_v) == ("q4_0", "q4_0")
+    assert small.space.need_mib(small.space.all_cpu(64)) < full.space.need_mib(full.space.all_cpu(64))
+    assert small.name != full.name
+
+
+def test_what_must_stay_free_is_planned_for_by_every_arm(tmp_path: Path) -> None:
+    plain, careful = (
+        planned.plan(tmp_path, vram_mib=90),
+        planned.plan(tmp_path, vram_mib=90, keep_free_mib=20),
+    )
+    assert careful.ceiling_mib == 90
+    assert careful.space.ceiling_mib == careful.usable_mib == 70
+    assert careful.space.fewest_cpu_layers(64) > plain.space.fewest_cpu_layers(64)
+    assert careful.limits.headroom_mib == 20
+    assert careful.name != plain.name
+    with pytest.raises(BadSettingError, match="leaves nothing"):
+        planned.plan(tmp_path, vram_mib=90, keep_free_mib=90)

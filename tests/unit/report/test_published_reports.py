@@ -1,0 +1,62 @@
+"""Reports in reports/ can be read by anybody, and tell nothing about the machine's owner."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hottune.report import Format, load, render
+from hottune.report.wording import speed
+
+REPORTS = Path(__file__).parents[3] / "reports"
+PUBLISHED = sorted({*REPORTS.glob("*.md"), *REPORTS.glob("device/*.md")} - set(REPORTS.rglob("README.md")))
+TEXTS = [path for path in sorted(REPORTS.rglob("*.*")) if path.suffix in (".md", ".json")]
+#: Folders of the machine that a report was made on, and the identity of its card.
+PRIVATE = re.compile(r"(?<![\w.])/(?:tmp|home|root|work|w|mnt|data|Users)/|GPU-[0-9a-f]{8}-")
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(REPORTS))
+
+
+@pytest.mark.parametrize("page", PUBLISHED, ids=named)
+@pytest.mark.parametrize("format", list(Format))
+def test_a_published_result_renders_in_every_format(page, format):
+    assert render(load(page.with_suffix(".json")), format, width=100, color=False).strip()
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=named)
+def test_a_published_file_names_no_folder_and_no_card_of_its_machine(path):
+    assert PRIVATE.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_speeds_told_of_the_24_gib_study_are_those_of_its_file():
+    told = (REPORTS / "README.md").read_text(encoding="utf-8")
+    report = load(REPORTS / "h100-24gib.json")
+    hot = next(arm for arm in report.arms if arm.name == "hot")
+    assert hot.versus_arm == "fit"
+    for word, change in (
+        ("whole turn", hot.versus_turn),
+        ("decode", hot.versus_decode),
+        ("prefill", hot.versus_prefill),
+    ):
+        row = f"| {word} | {change.ratio:.2f}× | {change.low:.2f} to {change.high:.2f} | {change.verdict} |"
+        assert row in told
+
+
+def test_the_example_of_the_readme_has_the_speeds_of_its_file():
+    readme = (REPORTS.parent / "README.md").read_text(encoding="utf-8")
+    example = readme[readme.index("<!-- example:begin -->") : readme.index("<!-- example:end -->")]
+    report = load(REPORTS / "h100-24gib.json")
+    assert report.winner.reason in example
+    for arm in report.arms:
+        (row,) = re.findall(rf"^[→ ] {arm.name}, 3 runs +(.+)$", example, re.MULTILINE)
+        for field in ("prefill_tok_s", "decode_tok_s"):
+            assert speed(arm, field) in row
+
+
+def test_no_published_result_names_a_worker():
+    for page in PUBLISHED:
+        text = page.with_suffix(".json").read_text(encoding="utf-8")
+        assert re.findall(r'"worker": ?"[^"]', json.dumps(json.loads(text))) == []
