@@ -39,25 +39,21 @@ def measure_baselines(space: CurrentSpace, attempt: Attempt, cost: Cost) -> None
             found[placement] = cost(outcome)
         return outcome
 
-    ubatches = space().ubatches
-    first = max(ubatches)
-    tried("all-cpu", space().all_cpu(first))
+    before = space()
+    ubatches, n_layers = before.ubatches, before.shape.n_layers
+    tried("all-cpu", before.all_cpu(max(ubatches)))
     for ubatch in sorted(ubatches, reverse=True):
         _best_layers(space, ubatch, tried)
-    layers = {placement: value for placement, value in found.items() if placement.n_cpu_moe < _full(space)}
+    layers = {placement: value for placement, value in found.items() if placement.n_cpu_moe < n_layers}
     if layers:
         best = min(layers, key=lambda placement: layers[placement])
         best = _best_threads(space, best, layers[best], tried, found)
-        tried("all-cpu", space().all_cpu(best.ubatch, best.threads))
-        tried("fit", space().fit(best.ubatch, best.threads))
+        tried("all-cpu", before.all_cpu(best.ubatch, best.threads))
+        tried("fit", before.fit(best.ubatch, best.threads))
         return
     for ubatch in ubatches:  # no layer fits
-        tried("all-cpu", space().all_cpu(ubatch))
-        tried("fit", space().fit(ubatch))
-
-
-def _full(space: CurrentSpace) -> int:
-    return space().shape.n_layers
+        tried("all-cpu", before.all_cpu(ubatch))
+        tried("fit", before.fit(ubatch))
 
 
 def _best_threads(
@@ -81,16 +77,17 @@ def _best_layers(space: CurrentSpace, ubatch: int, attempt: Attempt) -> None:
     Starts where the memory model says; goes one layer emptier after running out of memory (or over the
     ceiling), one fuller when what was measured leaves room for a whole layer more.
     """
-    n_layers = space().shape.n_layers
-    n_cpu_moe = space().fewest_cpu_layers(ubatch)
+    before = space()
+    n_layers = before.shape.n_layers
+    n_cpu_moe = before.fewest_cpu_layers(ubatch)
     tried: set[int] = set()
     while n_cpu_moe < n_layers and n_cpu_moe not in tried and len(tried) < LAYER_ATTEMPTS:
         tried.add(n_cpu_moe)
-        outcome = attempt("layers", space().layers(n_cpu_moe, ubatch))
+        outcome = attempt("layers", before.layers(n_cpu_moe, ubatch))
         if too_large(outcome):
             n_cpu_moe = max(n_cpu_moe + 1, min(space().fewest_cpu_layers(ubatch), n_layers - 1))
         elif isinstance(outcome, Measurement) and n_cpu_moe > 0:
-            fuller_mib = outcome.vram_peak_mib + space().layer_mib(n_cpu_moe - 1)
-            n_cpu_moe -= fuller_mib <= space().ceiling_mib
+            fuller_mib = outcome.vram_peak_mib + before.layer_mib(n_cpu_moe - 1)
+            n_cpu_moe -= fuller_mib <= before.ceiling_mib
         else:
             return

@@ -6,14 +6,15 @@ model is corrected by what was measured (`Correction`), so the bounds get truer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hottune.errors import CeilingTooSmallError
 from hottune.models.shape import MoeShape
-from hottune.outcomes import Engagement, Measurement, Outcome, OutOfMemory, Rejected
+from hottune.outcomes import Outcome
 from hottune.placement import INTERVAL_POLICIES, STREAM_FROM, Placement, Policy
+from hottune.search.correction import NO_CORRECTION, Correction, NeedMib
 from hottune.units import mib
 
 INTERVALS = (8, 512)
@@ -22,10 +23,6 @@ DEFAULT_INTERVAL = 60
 POLICIES: tuple[Policy, ...] = ("lfru", "window", "lru")
 #: Share of the room for the cache that the sampler uses: below, a cache would waste VRAM that is free.
 CACHE_SHARE = (0.8, 1.0)
-#: A placement that ran out of memory needed at least this share of the ceiling more than was predicted.
-OOM_STEP = 0.01
-
-NeedMib = Callable[[Placement], float]
 
 
 class Foresee(Protocol):
@@ -56,84 +53,6 @@ class Suggest(Protocol):
 
 
 @dataclass(frozen=True)
-class Surprise:
-    """How much more VRAM than predicted placements of one kind took."""
-
-    hot: bool
-    ubatch: int
-    n_cpu_moe: int
-    mib: float
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What measured VRAM says about the memory model: measured - predicted, in MiB.
-
-    Kept apart for placements with and without the hot-expert cache (the device has its own overhead on the
-    GPU), by ubatch (the compute buffers grow with it) and by `n_cpu_moe`.
-    """
-
-    surprises: tuple[Surprise, ...] = ()
-
-    @classmethod
-    def learn(
-        cls, history: Iterable[tuple[Placement, Outcome]], need_mib: NeedMib, ceiling_mib: float
-    ) -> Correction:
-        """Read the largest surprise of each kind from everything measured so far.
-
-        `--fit` rows teach nothing: their placement is not ours; neither do reused servers. An out-of-memory
-        placement is taken to have needed just over the ceiling, so neither it nor anything larger is planned
-        again.
-        """
-        found: dict[tuple[bool, int, int], float] = {}
-        for placement, outcome in history:
-            if placement.fit:
-                continue
-            surprise = _surprise_mib(placement, outcome, need_mib, ceiling_mib)
-            if surprise is None:
-                continue
-            key = (placement.hot_k > 0, placement.ubatch, placement.n_cpu_moe)
-            found[key] = max(found.get(key, surprise), surprise)
-        return cls(tuple(Surprise(*key, offset) for key, offset in sorted(found.items())))
-
-    def offset_mib(self, placement: Placement) -> float:
-        """Return what to add to the memory model's answer for a placement.
-
-        From the placements most like it: the same kind and `n_cpu_moe`; else, for a cache, the worst of other
-        caches and of the same `n_cpu_moe` without one; else the worst of its ubatch; else the worst of all.
-        """
-        hot = placement.hot_k > 0
-        alike = [one for one in self.surprises if one.ubatch == placement.ubatch]
-        here = [one for one in alike if one.n_cpu_moe == placement.n_cpu_moe]
-        same = [one.mib for one in here if one.hot == hot]
-        near = [one.mib for one in alike if one.hot] + [one.mib for one in here] if hot else []
-        kind = [one.mib for one in alike if not one.hot]
-        return max(same or near or kind or [one.mib for one in self.surprises], default=0.0)
-
-
-def _surprise_mib(
-    placement: Placement, outcome: Outcome, need_mib: NeedMib, ceiling_mib: float
-) -> float | None:
-    """Return how much more VRAM a placement took than predicted, or None when it does not tell."""
-    predicted = need_mib(placement)
-    match outcome:
-        case Measurement(reused_server=True):
-            # It holds what CUDA took for the placements before, and may have got fewer places for that.
-            return None
-        case Measurement(engagement=Engagement(hot=hot)) if hot and hot.slots < placement.hot_k:
-            # The device took fewer experts than asked for: one more than it took would not have fitted.
-            one_more = placement.model_copy(update={"hot_k": hot.slots + 1})
-            return max(ceiling_mib + 1 - need_mib(one_more), outcome.vram_peak_mib - predicted)
-        case Measurement():
-            return outcome.vram_peak_mib - predicted
-        case Rejected(vram_peak_mib=peak) if peak is not None:
-            return peak - predicted
-        case OutOfMemory():
-            return max(ceiling_mib, predicted) + OOM_STEP * ceiling_mib - predicted
-    return None
-
-
-@dataclass(frozen=True)
 class Space:
     """The placements to choose from.
 
@@ -152,7 +71,7 @@ class Space:
     threads: tuple[int, ...] = ()
     foresee: Foresee | None = field(default=None, repr=False)
     calibrated: Foresee | None = field(default=None, repr=False)
-    correction: Correction = Correction()
+    correction: Correction = NO_CORRECTION
     #: Answers of `max_hot_k`, which every draw asks for many times.
     _rooms: dict[tuple[int, int], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -81,37 +81,41 @@ def complete(url: str, prompt: list[int] | str, n_tokens: int, n_probs: int) -> 
     return found
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    path = tmp_path_factory.mktemp("small") / "small.gguf"
+    write_small_moe(path, SPEC)
+    return BaseModel(path)
+
+
+@pytest.fixture(scope="module")
+def exact(base: BaseModel) -> list[NDArray[np.float64]]:
+    logits = [Pass(base.path, prompt).logits[-1] for prompt in PROMPTS]
+    return [one - one.max() - np.log(np.exp(one - one.max()).sum()) for one in logits]
+
+
+@pytest.fixture(scope="module")
+def own_error(
+    base: BaseModel, exact: list[NDArray[np.float64]], tmp_path_factory: pytest.TempPathFactory
+) -> float:
+    return mean_error(base.path, exact, tmp_path_factory.mktemp("log") / "server.log")
+
+
+def mean_error(model: Path, exact: list[NDArray[np.float64]], log: Path) -> float:
+    """Return the mean error of the likeliest tokens' log-probabilities, in nats."""
+    errors = []
+    with serving(model, log) as url:
+        for prompt, wanted in zip(PROMPTS, exact, strict=True):
+            answer = complete(url, prompt, 1, 4 * COMPARED)
+            top = answer["completion_probabilities"][0]["top_logprobs"]
+            got = {one["id"]: one["logprob"] for one in top}
+            likely = np.argsort(-wanted)[:COMPARED]
+            assert wanted.max() - wanted[top[0]["id"]] < NEAR_TIE
+            errors.append(np.mean([abs(got[token] - wanted[token]) for token in likely]))
+    return float(np.mean(errors))
+
+
 class TestLogits:
-    @pytest.fixture(scope="class")
-    def base(self, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-        path = tmp_path_factory.mktemp("small") / "small.gguf"
-        write_small_moe(path, SPEC)
-        return BaseModel(path)
-
-    @pytest.fixture(scope="class")
-    def exact(self, base: BaseModel) -> list[NDArray[np.float64]]:
-        logits = [Pass(base.path, prompt).logits[-1] for prompt in PROMPTS]
-        return [one - one.max() - np.log(np.exp(one - one.max()).sum()) for one in logits]
-
-    @pytest.fixture(scope="class")
-    def own_error(
-        self, base: BaseModel, exact: list[NDArray[np.float64]], tmp_path_factory: pytest.TempPathFactory
-    ) -> float:
-        return self.error(base.path, exact, tmp_path_factory.mktemp("log") / "server.log")
-
-    def error(self, model: Path, exact: list[NDArray[np.float64]], log: Path) -> float:
-        """Return the mean error of the likeliest tokens' log-probabilities, in nats."""
-        errors = []
-        with serving(model, log) as url:
-            for prompt, wanted in zip(PROMPTS, exact, strict=True):
-                answer = complete(url, prompt, 1, 4 * COMPARED)
-                top = answer["completion_probabilities"][0]["top_logprobs"]
-                got = {one["id"]: one["logprob"] for one in top}
-                likely = np.argsort(-wanted)[:COMPARED]
-                assert wanted.max() - wanted[top[0]["id"]] < NEAR_TIE
-                errors.append(np.mean([abs(got[token] - wanted[token]) for token in likely]))
-        return float(np.mean(errors))
-
     @pytest.mark.parametrize(
         ("recipe", "times"),
         [(Recipe.Q4_K_M, 1), (Recipe.Q5_K, 1), (Recipe.Q8_0, 1), (Recipe.Q4_K_M, 2)],
@@ -127,17 +131,18 @@ class TestLogits:
     ) -> None:
         path = tmp_path / "large.gguf"
         assert inflate(path, base, large(base, recipe, times), base_name="small").exact
-        error = self.error(path, exact, tmp_path / "server.log")
+        error = mean_error(path, exact, tmp_path / "server.log")
         path.unlink()
         print(f"{recipe} with {times}x the experts: {error:.3f} nats off, the small model {own_error:.3f}")
         assert error < 1.5 * own_error
 
 
-class TestText:
-    @pytest.fixture(scope="class")
-    def demo(self) -> BaseModel:
-        return BaseModel(resolve_model("demo", cache_dir=cache_dir()).path)
+@pytest.fixture(scope="module")
+def demo() -> BaseModel:
+    return BaseModel(resolve_model("demo", cache_dir=cache_dir()).path)
 
+
+class TestText:
     def texts(self, model: Path, log: Path) -> list[dict[str, Any]]:
         with serving(model, log) as url:
             return [complete(url, text, N_TOKENS, 8) for text in TEXTS]

@@ -59,12 +59,13 @@ def vocabulary(name: str) -> Path:
 
 
 @contextmanager
-def serving(model: Path, log: Path, *, threads: int = 2) -> Iterator[str]:
+def serving(model: Path, log: Path) -> Iterator[str]:
+    """Serve on one thread: two wait for each other in every layer, for ever so long on a busy machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     argv = [llama_server(), "-m", model, "--host", "127.0.0.1", "--port", port, "-c", 2048, "-np", 1]
-    argv += ["-t", threads, "-fit", "off", "--no-repack"]
+    argv += ["-t", 1, "-fit", "off", "--no-repack"]
     with log.open("wb") as stream:
         server = subprocess.Popen([str(part) for part in argv], stdout=stream, stderr=stream, process_group=0)
     url = f"http://127.0.0.1:{port}"
@@ -140,16 +141,16 @@ def assert_healthy_text(url: str) -> None:
     assert answers[0]["content"] != answers[1]["content"]
 
 
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("demo")
+    model = resolve_model("demo", cache_dir=folder)
+    with serving(model.path, folder / "server.log") as url:
+        yield url
+
+
 class TestDemo:
     """What it writes, drawn as in the workloads."""
-
-    @pytest.fixture(scope="class")
-    def url(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-        folder = tmp_path_factory.mktemp("demo")
-        model = resolve_model("demo", cache_dir=folder)
-        # One thread: so small a model gains nothing from two, and they would wait for each other.
-        with serving(model.path, folder / "server.log", threads=1) as url:
-            yield url
 
     def written(self, url: str, prompt: str, seed: int) -> dict[str, Any]:
         body = completion_body(tokens_of(url, prompt), N_TOKENS, seed) | {"stream": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 from simulated import CEILING_MIB, SimulatedMachine, base, need_mib, shape
 
@@ -58,3 +59,21 @@ def test_a_placement_has_the_parameters_that_would_draw_it(hot_k: int) -> None:
     assert values == space().parameters(placement)
     assert set(values) == set(distributions)
     assert parameters(space(), space().all_cpu(512)) == ({}, {})
+
+
+def test_a_sampler_of_optunas_draws_from_the_same_distributions() -> None:
+    placement = space().hot(12, 512)
+    assert placement is not None
+    asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    asked.enqueue_trial(space().parameters(placement))
+    trial = asked.ask()
+    assert space().sample(trial) == placement
+    assert parameters(space(), placement) == (trial.params, trial.distributions)
+
+
+def test_a_placement_from_outside_the_space_has_its_parameters_all_the_same() -> None:
+    placement = space().hot(12, 512, policy="static")
+    assert placement is not None
+    values, distributions = parameters(space(), placement)
+    assert values["policy"] == "static"
+    assert "rebalance_interval" not in distributions
