@@ -22,7 +22,7 @@ from hottune.search.storage import sqlite_url
 from hottune.search.study import Budget, Study
 
 Method = Callable[[Clocked, float, int], None]
-#: hottune's search stops here, whatever time is left; its default is 20.
+#: hottune's search stops here, whatever time is left; its default is 28.
 MOST_TRIALS = 40
 #: Draws that bring nothing new before a method gives up.
 _DRY = 200
@@ -34,7 +34,7 @@ def hottune(clock: Clocked, limit_s: float, seed: int) -> None:
 
 
 def tpe_in_space(clock: Clocked, limit_s: float, seed: int) -> None:
-    """Optuna's TPE in hottune's space alone: the memory model, but no baselines and no plan."""
+    """Optuna's TPE in hottune's space alone, as many trials: the memory model, but no baselines, no plan."""
     _study(clock, limit_s, seed, structured=False)
 
 
@@ -50,7 +50,7 @@ def _study(clock: Clocked, limit_s: float, seed: int, *, structured: bool) -> No
             study.search(Budget(trials=MOST_TRIALS, spent=spent))
             return
         dry = 0
-        while not spent() and dry < _DRY:
+        while not spent() and dry < _DRY and len(clock.history) < MOST_TRIALS:
             dry = 0 if journal.try_sample(study.space(), clock) else dry + 1
 
 

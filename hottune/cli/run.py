@@ -33,7 +33,7 @@ def run(
         typer.Option(metavar="NAME", help="Settings that ship: decode, document, thorough; or a .toml file."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=0, help="Placements after the baselines. Default: 20; demo 10; quick 5.")
+        int | None, typer.Option(min=0, help="Placements after the baselines. Default: 28; demo 14; quick 5.")
     ] = None,
     replicates: Annotated[
         int | None,

@@ -80,7 +80,7 @@ def _arms(report: Report) -> str:
         won = report.winner is not None and arm.name == report.winner.arm
         row = [
             f"→ {arm.name}" if won else arm.name,
-            arm.placement.label(),
+            wording.named(report, arm.placement),
             wording.outcome(arm),
             wording.speed(arm, "prefill_tok_s"),
             wording.speed(arm, "decode_tok_s"),

@@ -171,6 +171,22 @@ class Roofline(_Model):
     reason: str = Field(default="", description="why there are none")
 
 
+class SearchAccount(_Model):
+    """What the search took, and how right it was about memory."""
+
+    servers: int = Field(description="started for trials; replicates not counted")
+    reused: int = Field(description="trials that a server served after another trial")
+    seconds: float = Field(description="of all trials together")
+    vram_error: float | None = Field(
+        description="largest relative error of predicted peak VRAM, from the fourth placement on"
+    )
+    vram_judged: int = Field(description="placements by which that was judged")
+    front: list[int] = Field(
+        default_factory=list,
+        description="objective pareto: trials that no other beats in both prefill and decode speed",
+    )
+
+
 class WarningNote(_Model):
     """Something that makes the numbers weaker, and what to do about it."""
 
@@ -218,6 +234,7 @@ class Report(_Model):
     winner: Winner | None
     confirmation: Confirmation | None = None
     trials: list[Trial]
+    account: SearchAccount | None = None
     warnings: list[WarningNote] = Field(default_factory=list)
     roofline: Roofline | None = Field(default=None, description="None: not asked for (bench/device)")
     min_prefill_tok_s: float | None = Field(

@@ -92,7 +92,7 @@ def _arms(report: Report) -> RenderableType:
     for arm in report.arms:
         won = report.winner is not None and arm.name == report.winner.arm
         table.add_row(
-            _name(arm, won),
+            _name(report, arm, won),
             wording.speed(arm, "prefill_tok_s"),
             wording.speed(arm, "decode_tok_s"),
             wording.number(arm.ttft_ms, 0) if arm.outcome == "measurement" else wording.NOTHING,
@@ -112,10 +112,10 @@ def _arms(report: Report) -> RenderableType:
     return Padding(Group(table, Text(" ".join(notes), style="dim")), (1, 0, 0, 0))
 
 
-def _name(arm: Arm, won: bool) -> Text:
+def _name(report: Report, arm: Arm, won: bool) -> Text:
     text = Text(("→ " if won else "  ") + arm.name)
     text.append(f", {wording.outcome(arm)}", style="" if arm.outcome == "measurement" else "red")
-    text.append(f"\n  {arm.placement.label()}", style="not bold dim")
+    text.append(f"\n  {wording.named(report, arm.placement)}", style="not bold dim")
     return text
 
 

@@ -7,7 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from hottune.outcomes import Measurement
+from hottune.placement import Placement
 from hottune.report.schema import Arm, ArmName, Change, Metric, Report
+from hottune.units import format_seconds
 
 NOTHING = "–"
 OUTCOME_WORDS = {
@@ -197,7 +199,7 @@ def answer(report: Report) -> Answer:
     changes = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in versus(arm).items())
     against = f"Against {arm.versus_arm}: {changes}." if changes and arm.versus_arm != arm.name else ""
     why = report.winner.reason.strip().rstrip(".") + "."
-    return Answer(f"Use this: {arm.name} ({arm.placement.label()})", why, against)
+    return Answer(f"Use this: {arm.name} ({named(report, arm.placement)})", why, against)
 
 
 def search_summary(report: Report) -> str:
@@ -213,7 +215,40 @@ def search_summary(report: Report) -> str:
 
 def search_lines(report: Report) -> list[str]:
     """Return what the search tried, and how it held up when it was measured again."""
-    return [search_summary(report), *confirmation(report), *remeasured(report)]
+    return [search_summary(report), *accounted(report), *confirmation(report), *remeasured(report)]
+
+
+def accounted(report: Report) -> list[str]:
+    """Return what the search took and how right the memory model was; nothing in older reports."""
+    found = report.account
+    if found is None:
+        return []
+    lines = [
+        f"{found.servers} servers for {len(report.trials)} trials ({found.reused} in the server of the trial "
+        f"before), {format_seconds(found.seconds)}"
+    ]
+    if found.vram_error is not None:
+        lines.append(
+            f"predicted peak VRAM was within {found.vram_error:.1%} of the measured one in "
+            f"{found.vram_judged} placements, after the first three"
+        )
+    if found.front:
+        numbers = {trial.number: trial for trial in report.trials}
+        lines.append(f"Pareto front of prefill and decode speed, {len(found.front)} placements:")
+        for number_of_trial in found.front:
+            trial = numbers[number_of_trial]
+            if isinstance(trial.outcome, Measurement):
+                lines.append(
+                    f"  {named(report, trial.placement)}: prefill {number(trial.outcome.prefill_tok_s)}, "
+                    f"decode {number(trial.outcome.decode_tok_s)} tok/s"
+                )
+    return lines
+
+
+def named(report: Report, placement: Placement) -> str:
+    """Return a placement's name, with its threads where the report's placements differ in them."""
+    differ = len({trial.placement.threads for trial in report.trials}) > 1
+    return placement.label() + (f" t {placement.threads}" if differ else "")
 
 
 def confirmation(report: Report) -> list[str]:

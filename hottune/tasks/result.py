@@ -28,6 +28,7 @@ from hottune.search.baselines import BASELINES
 from hottune.search.confirm import HOT_ARMS, Confirmed, candidates, contest
 from hottune.search.objective import Objective
 from hottune.stats import Contest, NoteCode, PairedChange, first_run_slower, note, outliers, paired_change
+from hottune.tasks.account import account
 from hottune.tasks.cold import with_cold_start
 from hottune.tasks.conditions import condition_notes
 from hottune.tasks.limited import Replicates, eligible, limit_notes
@@ -95,6 +96,7 @@ def make_report(
         winner=winner,
         confirmation=_confirmation(confirmed),
         trials=trials,
+        account=account(plan.space, trials, objective),
         warnings=[*notes, *_warnings(plan, rows), *_limits(replicates, plan)],
         roofline=roofline,
         min_prefill_tok_s=plan.limits.min_prefill_tok_s,

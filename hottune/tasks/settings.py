@@ -88,7 +88,7 @@ class RunConfig(BaseModel):
         """Placements to measure after the baselines."""
         if self.trials is not None:
             return self.trials
-        return 5 if self.quick else 10 if self.is_demo else 20
+        return 5 if self.quick else 14 if self.is_demo else 28
 
     @property
     def rounds(self) -> Rounds:

@@ -25,7 +25,7 @@ class Meter:
 
     def begin(self, placement: Placement) -> None:
         """Say what is being measured now."""
-        self._label = placement.label()
+        self._label = _name(placement)
         self.note("starting")
 
     def note(self, line: str) -> None:
@@ -35,11 +35,11 @@ class Meter:
     def trial(self, trial: Trial) -> None:
         """Show a trial that has just ended."""
         who = f"{trial.arm}: " if trial.arm else ""
-        self.ended(f"#{trial.number:<3} {who}{trial.placement.label()}", trial.outcome)
+        self.ended(f"#{trial.number:<3} {who}{_name(trial.placement)}", trial.outcome)
 
     def replicate(self, arm: ArmName, placement: Placement, replicate: Replicate) -> None:
         """Show a replicate that has just ended (or that was kept)."""
-        self.ended(f"again {arm}: {placement.label()}", replicate.outcome)
+        self.ended(f"again {arm}: {_name(placement)}", replicate.outcome)
 
     def finish(self) -> None:
         """End the stage."""
@@ -50,6 +50,10 @@ class Meter:
         self._done += 1
         self._progress.say(f"  {who:<46} {outcome_line(outcome)}")
         self._progress.update(self._done, max(self._total, self._done))
+
+
+def _name(placement: Placement) -> str:
+    return f"{placement.label()} t {placement.threads}"
 
 
 def outcome_line(outcome: Outcome) -> str:

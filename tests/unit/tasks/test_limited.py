@@ -35,7 +35,7 @@ def measure(placement: Placement) -> Outcome:
 
 
 def run(folder: Path, **changes: object) -> Report:
-    plan = planned.plan(folder, trials=14, confirm_top=2, **changes)
+    plan = planned.plan(folder, trials=30, confirm_top=2, **changes)
     return workflow.run_plan(plan, NoProgress(), lambda plan, meter: measure)
 
 

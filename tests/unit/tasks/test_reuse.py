@@ -240,13 +240,13 @@ def test_the_search_alone_reuses_servers(
     """Baselines and replicates of a whole run each have a server of their own."""
     monkeypatch.setattr(surroundings.psutil, "cpu_percent", lambda interval: 0.0)
     monkeypatch.setattr(workflow, "make_bench", lambda plan, note: machine.bench)
-    plan = planned.plan(tmp_path, trials=8, replicates=2)
+    plan = planned.plan(tmp_path, trials=30, replicates=2)
     machine.bench.ceiling_mib = plan.ceiling_mib
     report = workflow.run_plan(plan, NoProgress())
     hot = [trial.outcome for trial in report.trials if trial.arm is None]
     reused = [isinstance(one, Measurement) and one.reused_server for one in hot]
     assert reused.count(True) >= 2
-    assert len(hot) == 8
+    assert len(hot) == 30
     rest = [trial.outcome for trial in report.trials if trial.arm]
     rest += [replicate.outcome for arm in report.arms for replicate in arm.replicates]
     measured = [one for one in rest if isinstance(one, Measurement)]

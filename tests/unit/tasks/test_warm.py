@@ -63,7 +63,7 @@ def searched(report: Report) -> list[Placement]:
 
 
 def test_a_new_ceiling_begins_with_the_best_cache_of_the_earlier_study(tmp_path: Path) -> None:
-    run(plan_of(tmp_path, trials=14, study="first"))
+    run(plan_of(tmp_path, trials=30, study="first"))
     told = Told()
     report = run(plan_of(tmp_path, trials=1, vram_mib=100, study="second"), told)
     assert searched(report)[0].policy == "window"
@@ -74,7 +74,7 @@ def test_a_new_ceiling_begins_with_the_best_cache_of_the_earlier_study(tmp_path:
 
 
 def test_it_can_be_turned_off(tmp_path: Path) -> None:
-    run(plan_of(tmp_path, trials=14, study="first"))
+    run(plan_of(tmp_path, trials=30, study="first"))
     report = run(plan_of(tmp_path, trials=1, vram_mib=100, study="second", warm_start=False))
     assert searched(report)[0].policy == "lfru"
     assert report.began_with == []
@@ -82,7 +82,7 @@ def test_it_can_be_turned_off(tmp_path: Path) -> None:
 
 def test_a_study_that_goes_on_keeps_the_beginning_it_had(tmp_path: Path) -> None:
     cold = run(plan_of(tmp_path, trials=1, study="second"))
-    run(plan_of(tmp_path, trials=14, vram_mib=100, study="first"))
+    run(plan_of(tmp_path, trials=30, vram_mib=100, study="first"))
     again = run(plan_of(tmp_path, trials=2, study="second"))
     assert again.began_with == []
     assert searched(again)[0] == searched(cold)[0]
@@ -94,7 +94,7 @@ def test_a_study_that_goes_on_keeps_the_beginning_it_had(tmp_path: Path) -> None
 
 
 def test_another_machine_says_nothing_and_another_model_only_threads(tmp_path: Path) -> None:
-    run(plan_of(tmp_path, trials=14, study="first", threads=3))
+    run(plan_of(tmp_path, trials=30, study="first", threads=3))
     assert hints_of_earlier(plan_of(tmp_path, cores=8, study="other")).origin == ()
     hints = hints_of_earlier(plan_of(tmp_path, fingerprint="e" * 64, study="other"))
     assert hints.model_dump(exclude_none=True, exclude={"origin", "curve"}) == {"threads": 3}
