@@ -96,8 +96,7 @@ class Modelled:
             placement = placement.model_copy(
                 update={"fit": False, "n_cpu_moe": min(self.shape.n_layers, fewest + 1)}
             )
-        need = estimate(self.shape, placement, overhead_mib=OVERHEAD_MIB)
-        vram_mib = need.vram_mib + self.memory_error * (need.vram_compute_mib + OVERHEAD_MIB)
+        vram_mib = self._vram_mib(placement)
         if vram_mib > self.ceiling_mib:
             return None
         hit_rate = self.hit_rate(placement)
@@ -176,8 +175,19 @@ class Modelled:
                     shared=shared,
                 )
                 if hot is not None:
-                    found[hot] = None
+                    found[self._fitting(hot)] = None
         return list(found)
+
+    def _fitting(self, placement: Placement) -> Placement:
+        """Return the placement with the largest cache that really fits: a sweep of all would have it."""
+        while placement.hot_k > 1 and self._vram_mib(placement) > self.ceiling_mib:
+            placement = placement.model_copy(update={"hot_k": placement.hot_k - 1})
+        return placement
+
+    def _vram_mib(self, placement: Placement) -> float:
+        """Return what a placement really takes: more than the memory model says."""
+        need = estimate(self.shape, placement, overhead_mib=OVERHEAD_MIB)
+        return need.vram_mib + self.memory_error * (need.vram_compute_mib + OVERHEAD_MIB)
 
 
 def _shape(n_layers: int, n_experts: int, n_used: int, n_embd: int, n_ff: int, bits: float) -> MoeShape:
