@@ -182,6 +182,8 @@ def _complete(
     """Send one request; return when it started (`time.perf_counter`) and its events with their arrival."""
     events: list[Event] = []
     rest = b""
+    if given_up.is_set():
+        raise RequestFailed("not sent, for another request failed")
     start = time.perf_counter()
     try:
         with http.stream("POST", "/completion", json=completion_body(prompt, output_tokens, seed)) as answer:
