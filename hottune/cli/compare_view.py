@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hottune.report.beside import LEAST_KLD
 from hottune.report.terminal import NARROWEST, UNKNOWN_WIDTH, VERDICT_STYLE, WIDEST
 from hottune.report.wording import NOTHING, interval, number, share
 from hottune.tasks.comparison import FACTS, METRICS, AgainstFirst, ComparedArm, Comparison, Fact
@@ -111,13 +112,11 @@ def _fact(arm: ComparedArm, fact: Fact) -> str:
         return NOTHING
     if fact == "hit_rate":
         return share(value)
-    return (
-        f"{value:,.0f}"
-        if fact == "vram_peak_mib"
-        else f"{value:.4f}"
-        if value >= 1e-4 or not value
-        else "< 0.0001"
-    )
+    if fact == "vram_peak_mib":
+        return number(value, 0)
+    if 0 < value < LEAST_KLD:
+        return f"< {LEAST_KLD:.4f}"
+    return f"{value:.4f}" if value else "0"
 
 
 def _how(found: Comparison) -> str:

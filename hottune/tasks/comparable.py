@@ -145,9 +145,8 @@ def _placement(placement: Placement) -> dict[str, str]:
     idle = set() if placement.hot_k else set(_CACHE_FIELDS)
     if placement.policy not in INTERVAL_POLICIES:
         idle.add("rebalance_interval")
-    if placement.fit:
-        idle.add("n_cpu_moe")
-    return {
+    fields = {
         name: NOTHING if name in idle else _shown(value)
         for name, value in placement.model_dump(mode="json").items()
     }
+    return fields | {"n_cpu_moe": "by --fit"} if placement.fit else fields

@@ -25,7 +25,7 @@ FACTS: tuple[Fact, ...] = ("kld_to_all_cpu", "vram_peak_mib", "hit_rate")
 
 UNPAIRED = (
     "Measured in different runs, so nothing could be paired: what differed between the runs as a whole "
-    "(heat, other load, another day) is not in the intervals. To be sure, measure both in one run where you can."
+    "(heat, other load, another day) is not in the intervals. Where you can, measure both in one run."
 )
 _LIKE_FOR_LIKE = ("context", "kv_type_k", "kv_type_v", "load_mode", "parallel")
 
@@ -178,7 +178,7 @@ def _compared(letter: str, one: Chosen) -> ComparedArm:
 
 
 def _same(one: Chosen, first: Chosen) -> bool:
-    """Tell whether two arms are one; those of a result without raw samples cannot be told apart by them."""
+    """Tell whether both are the same servers. Without raw samples nothing says so."""
     return bool(one.arm.replicates) and one.arm.replicates == first.arm.replicates
 
 
