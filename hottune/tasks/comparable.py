@@ -54,6 +54,8 @@ class Difference:
 def obstacles(chosen: Sequence[Chosen]) -> list[Difference]:
     """Return what speaks against comparing these: other machines, models, workloads or VRAM ceilings."""
     found = _differing([{**_machine(one.report), **_task(one.report)} for one in chosen])
+    models = tuple(_model(one.report) for one in chosen)
+    found = [Difference("model", models) if row.setting == "model" else row for row in found]
     ram = [one.report.machine.ram_total_mib for one in chosen]
     if max(ram) - min(ram) > RAM_TOLERANCE * max(ram):
         found.append(Difference("memory", tuple(format_bytes(size * MIB) for size in ram)))
@@ -69,7 +71,9 @@ def differences(chosen: Sequence[Chosen]) -> list[Difference]:
     ceilings = [one.ceiling_mib for one in chosen]
     if len(set(ceilings)) > 1 and _ceilings(ceilings) not in found:
         found.append(_ceilings(ceilings))
-    found += _differing([_around(one.report) for one in chosen])
+    around = _differing([_around(one.report) for one in chosen])
+    named = any(row.setting == "model" for row in found)
+    found += [row for row in around if not (named and row.setting == "model name")]
     rows = _differing([_placement(one.arm.placement) for one in chosen])
     return found + [row for row in rows if not _usual_where_it_counts(row)]
 
@@ -93,19 +97,21 @@ def _machine(report: Report) -> dict[str, str]:
 
 
 def _task(report: Report) -> dict[str, str]:
-    """Return model and workload with enough of their hashes to tell equal names apart.
-
-    The model's file may have been renamed: only its content counts.
-    """
+    """Return the model's fingerprint (its file may have been renamed) and the workload with its hash."""
     work, model = report.workload, report.model
     last = work.requests[-1]
     return {
-        "model": f"{model.shape.architecture} {model.shape.quant}, {format_bytes(model.size_bytes)}, "
-        f"fingerprint {model.fingerprint[:8]}",
+        "model": model.fingerprint,
         "workload": f"{work.name}, {len(work.requests)} requests of which {work.warmup_requests} cold, "
         f"the last {last.prompt_tokens} in / {last.output_tokens} out, {work.parallel} at once, "
         f"seed {work.seed}, hash {work.sha256[:8]}",
     }
+
+
+def _model(report: Report) -> str:
+    """Return a model's name with what tells it from another of that name."""
+    model = report.model
+    return f"{model.name} ({model.shape.quant}, {format_bytes(model.size_bytes)}, {model.fingerprint[:8]})"
 
 
 def _around(report: Report) -> dict[str, str]:

@@ -24,8 +24,8 @@ Fact = Literal["kld_to_all_cpu", "vram_peak_mib", "hit_rate"]
 FACTS: tuple[Fact, ...] = ("kld_to_all_cpu", "vram_peak_mib", "hit_rate")
 
 UNPAIRED = (
-    "Measured in different runs, so nothing could be paired: what differed between the runs as a whole "
-    "(heat, other load, another day) is not in the intervals. Where you can, measure both in one run."
+    "{who}: measured in another run than A, so nothing could be paired: what differed between the "
+    "runs as a whole (heat, other load, another day) is not in the intervals. Where you can, measure both in one run."
 )
 _LIKE_FOR_LIKE = ("context", "kv_type_k", "kv_type_v", "load_mode", "parallel")
 
@@ -37,7 +37,14 @@ class _Model(BaseModel):
 class Caution(_Model):
     """Something that makes the comparison weaker."""
 
-    code: Literal["not-alike", "not-like-for-like", "same-measurements", "virtual-gpu", "unpaired"]
+    code: Literal[
+        "not-alike",
+        "not-like-for-like",
+        "same-measurements",
+        "shared-measurements",
+        "virtual-gpu",
+        "unpaired",
+    ]
     text: str
 
 
@@ -133,7 +140,7 @@ def compare(chosen: Sequence[Chosen], *, allow_different: bool = False) -> Compa
         obstacles=_settings(against),
         differences=_settings(other),
         against_first=rows,
-        warnings=_warnings(chosen, against, other, all(paired)),
+        warnings=_warnings(chosen, against, other, paired),
     )
 
 
@@ -144,10 +151,11 @@ def letter_of(place: int) -> str:
 
 def said(found: Sequence[Difference], names: Sequence[str]) -> str:
     """Return differences as a clause: `VRAM ceiling 5,850 MiB (A) but 8,650 MiB (B)`."""
-    return "; ".join(
-        f"{row.setting} {' but '.join(f'{value} ({who})' for value, who in _grouped(row.values, names))}"
-        for row in found
-    )
+    lines = []
+    for row in found:
+        parts = [f"{value} ({who})" for value, who in _grouped(row.values, names)]
+        lines.append(f"{row.setting} {(' but ' if len(parts) == 2 else ' / ').join(parts)}")
+    return "; ".join(lines)
 
 
 def _grouped(values: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
@@ -177,11 +185,6 @@ def _compared(letter: str, one: Chosen) -> ComparedArm:
     )
 
 
-def _same(one: Chosen, first: Chosen) -> bool:
-    """Tell whether both are the same servers. Without raw samples nothing says so."""
-    return bool(one.arm.replicates) and one.arm.replicates == first.arm.replicates
-
-
 def _level(one: Chosen) -> float:
     """The result's confidence level: wider where its stage looked at intervals to decide when to stop."""
     return one.report.confirmation.level if one.report.confirmation else FIXED_LEVEL
@@ -209,14 +212,24 @@ def _change(one: Chosen, first: Chosen, metric: Metric, *, paired: bool) -> Pair
 
 
 def _warnings(
-    chosen: Sequence[Chosen], against: Sequence[Difference], other: Sequence[Difference], paired: bool
+    chosen: Sequence[Chosen],
+    against: Sequence[Difference],
+    other: Sequence[Difference],
+    paired: Sequence[bool],
 ) -> list[Caution]:
     letters = [letter_of(place) for place in range(len(chosen))]
     notes = []
-    same = [letter for letter, one in zip(letters[1:], chosen[1:], strict=True) if _same(one, chosen[0])]
-    if same:
-        text = f"{', '.join(same)}: the very same measurements as A, so the ratio is 1 and tells nothing."
-        notes.append(Caution(code="same-measurements", text=text))
+    for letter, one in zip(letters[1:], chosen[1:], strict=True):
+        shared = sum(item in chosen[0].arm.replicates for item in one.arm.replicates)
+        if shared and shared == len(one.arm.replicates) == len(chosen[0].arm.replicates):
+            text = f"{letter}: the very same measurements as A, so the ratio is 1 and tells nothing."
+            notes.append(Caution(code="same-measurements", text=text))
+        elif shared:
+            text = (
+                f"{letter}: {shared} of its {len(one.arm.replicates)} servers are A's own (a study that went "
+                "on), so the two are nearer to each other than separate measurements would be."
+            )
+            notes.append(Caution(code="shared-measurements", text=text))
     if against:
         text = f"Not alike, and so no fair comparison of the settings: {said(against, letters)}."
         notes.append(Caution(code="not-alike", text=text))
@@ -225,6 +238,6 @@ def _warnings(
         notes.append(Caution(code="not-like-for-like", text=text))
     if any(is_virtual(one.report) for one in chosen):
         notes.append(Caution(code="virtual-gpu", text=VIRTUAL_GPU))
-    if not paired:
-        notes.append(Caution(code="unpaired", text=UNPAIRED))
+    if apart := [letter for letter, pair in zip(letters[1:], paired, strict=True) if not pair]:
+        notes.append(Caution(code="unpaired", text=UNPAIRED.format(who=", ".join(apart))))
     return notes

@@ -74,6 +74,12 @@ def test_arms_of_one_result_are_compared_as_its_own_report_does():
     assert "unpaired" not in codes(found)
 
 
+def test_servers_of_a_study_that_went_on_are_named_as_shared():
+    found = compare([run_of([50, 51], "a"), run_of([50, 51, 52], "a", seconds=99.0)])
+    assert codes(found) == ["shared-measurements", "unpaired"]
+    assert "2 of its 3 servers" in found.warnings[0].text
+
+
 def test_runs_of_different_results_are_not_paired_and_say_so():
     found = compare([run_of([50, 51, 52], "a"), run_of([60, 61, 62], "b")])
     assert not found.against_first[0].paired
@@ -114,6 +120,7 @@ def test_what_is_not_alike_is_refused_by_name_and_passes_with_a_warning(what):
     assert "--allow-different" in caught.value.next_step
     found = compare(pair, allow_different=True)
     assert [row.setting for row in found.obstacles] == [what]
+    assert list(settings_of(found)) == [what]
     assert found.warnings[0].code == "not-alike"
     assert what in found.warnings[0].text
 
