@@ -24,8 +24,8 @@ Fact = Literal["kld_to_all_cpu", "vram_peak_mib", "hit_rate"]
 FACTS: tuple[Fact, ...] = ("kld_to_all_cpu", "vram_peak_mib", "hit_rate")
 
 UNPAIRED = (
-    "{who}: measured in another run than A, so nothing could be paired: what differed between the "
-    "runs as a whole (heat, other load, another day) is not in the intervals. Where you can, measure both in one run."
+    "{who}: measured in another run than A, so nothing could be paired: what differed between the runs as a "
+    "whole (heat, other load, another day) is not in the intervals. Where you can, measure both in one run."
 )
 _LIKE_FOR_LIKE = ("context", "kv_type_k", "kv_type_v", "load_mode", "parallel")
 
