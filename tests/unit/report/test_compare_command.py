@@ -133,3 +133,27 @@ def test_published_results_compare():
     result = run(*studies, "--allow-different")
     assert result.exit_code == 0
     assert "cache hits     56.6%  78.3%" in result.stdout
+
+
+def test_quality_stands_there_only_where_both_arms_have_it(folder):
+    arms = [
+        arm.model_copy(update={"kld_to_all_cpu": kld})
+        for arm, kld in ((build.all_cpu(), 0.0), (build.layers(), 0.00002), (build.hot(), None))
+    ]
+    save(build.report(study="scored", arms=arms), folder / "reports")
+    lines = run("scored", "--all-arms").stdout.splitlines()
+    assert [line.split()[-3:] for line in lines if line.startswith("KLD")] == [["0", "<", "0.0001"]]
+    assert sum(line.startswith("decode") for line in lines) == 2
+
+
+def test_a_verdict_by_holm_is_explained_where_there_is_one():
+    assert "each interval is for its own" in " ".join(run("before", "--all-arms").stdout.split())
+    assert "Holm" not in run("before", "after").stdout
+
+
+def test_the_virtual_gpu_is_named_above_the_table(folder):
+    for name in ("one", "two"):
+        save(build.virtual_report(study=name), folder / "reports")
+    result = run("one", "two")
+    assert result.exit_code == 0
+    assert result.stdout.index("Virtual GPU") < result.stdout.index("speed ratio")
