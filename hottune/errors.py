@@ -204,6 +204,18 @@ class BadResultError(HottuneError):
     exit_code = 60
 
 
+class NotComparableError(HottuneError):
+    """Results are not alike enough to be compared, or one has nothing to compare (`compare`)."""
+
+    exit_code = 61
+
+
+class RegressionError(HottuneError):
+    """A result is slower than `--fail-below` allows (`compare`)."""
+
+    exit_code = 62
+
+
 # --- routing: 70-79 ----------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from hottune.report.schema import Arm, Report
 from hottune.report.wording import NOTHING, number, share
 
 QUALITY, COLD, ROOFLINE = "Quality against all-cpu", "Cold start (empty cache)", "Roofline"
-_LEAST_KLD = 1e-4
+LEAST_KLD = 1e-4
 
 
 def kld(arm: Arm) -> str:
@@ -14,8 +14,8 @@ def kld(arm: Arm) -> str:
     value = arm.kld_to_all_cpu
     if arm.outcome != "measurement" or value is None:
         return NOTHING
-    if 0 < value < _LEAST_KLD:
-        return f"< {_LEAST_KLD:.4f}"
+    if 0 < value < LEAST_KLD:
+        return f"< {LEAST_KLD:.4f}"
     return f"{value:.4f}" if value else "0"
 
 

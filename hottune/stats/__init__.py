@@ -7,6 +7,7 @@ from hottune.stats.notes import NoteCode, first_run_slower, note
 from hottune.stats.order import interleaved
 from hottune.stats.outliers import modified_z_scores, outliers
 from hottune.stats.recommend import Recommendation, recommend
+from hottune.stats.unpaired import unpaired_change
 
 __all__ = [
     "FIRST_LOOK",
@@ -27,4 +28,5 @@ __all__ = [
     "precise_enough",
     "recommend",
     "smallest_permutation_n",
+    "unpaired_change",
 ]
