@@ -46,7 +46,8 @@ def speeds(report: Report) -> list[Figure]:
             if mean is None:
                 continue
             samples: list[float] = [getattr(run, field) for run in measurements(arm)]
-            bounds = level_interval(samples, level)
+            # A speed of 0 (one token of output has no decode step) has no logarithm.
+            bounds = level_interval(samples, level) if all(value > 0 for value in samples) else None
             low, high = bounds or (None, None)
             bar = Bar(mean, f"{number(mean)} {unit}", low, high, samples, _kind(report, arm))
             groups.append(Group(label, [bar]))
@@ -197,8 +198,9 @@ def layer_hits(report: Report) -> Figure | None:
 
 def _layer_rates(runs: list[Measurement]) -> list[float]:
     every = [hot.layer_hit_rate for run in runs if (hot := run.engagement.hot) and hot.layer_hit_rate]
-    # Replicates of one placement cache the same layers; strict says so if one ever does not.
-    return [statistics.fmean(rates) for rates in zip(*every, strict=True)]
+    # Of other layers there is no mean: what cached as many as the first replicate counts.
+    same = [rates for rates in every if len(rates) == len(every[0])]
+    return [statistics.fmean(rates) for rates in zip(*same, strict=True)]
 
 
 def _kind(report: Report, arm: Arm) -> str:

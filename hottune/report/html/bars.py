@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hottune.report.html.svg import WIDTH, Scale, line, text, tick_label, ticks, titled
 
-_LEFT, _RIGHT, _LABEL, _BAR, _GAP, _TOP = 8.0, 96.0, 17.0, 15.0, 7.0, 4.0
+_LEFT, _RIGHT, _LABEL, _BAR, _GAP, _TOP = 8.0, 88.0, 18.0, 15.0, 8.0, 4.0
 
 
 @dataclass(frozen=True)

@@ -90,5 +90,8 @@ def section(title: str, *parts: str) -> str:
 
 
 def code(command: str) -> str:
-    """Return a shell command to copy."""
-    return f'<pre class="command" tabindex="0"><code>{esc(command)}</code></pre>'
+    """Return a shell command to copy. It wraps between words alone: a break after the - of an option would
+    look like two words.
+    """
+    words = " ".join(f"<span>{esc(word)}</span>" for word in command.split(" "))
+    return f'<pre class="command" tabindex="0"><code>{words}</code></pre>'

@@ -114,7 +114,7 @@ def _measured(trials: Sequence[Trial]) -> list[tuple[Trial, Measurement]]:
 
 
 def _front(report: Report, found: Sequence[tuple[Trial, Measurement]]) -> set[int]:
-    """Return the numbers of the trials on the front: as the search told it, else of all that kept the limits."""
+    """Return the trials on the front: as the search told it, else of all that kept the limits."""
     if report.account and report.account.front:
         return set(report.account.front)
     kept = [(trial.number, run) for trial, run in found if _allowed(report, run)]

@@ -32,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points, in a style of the page; `steps` goes level to the next point, then up or down."""
+    """A line through points; with `steps` it goes level to the next point, then up or down."""
 
     points: Sequence[tuple[float, float]]
     kind: str
@@ -72,7 +72,8 @@ def plot(
     ys = [*(item.y for item in points), *(y for item in lines for _, y in item.points)]
     across, up = ticks(max(xs, default=1.0)), ticks(max(ys, default=1.0) if y_end is None else y_end)
     top = _TOP + (14 if flags else 0)
-    x = Scale(across[-1], _LEFT, WIDTH - _RIGHT)
+    # A mark at 0 keeps clear of the labels of the other axis.
+    x = Scale(across[-1], _LEFT + 8, WIDTH - _RIGHT)
     y = Scale(up[-1], HEIGHT - _BOTTOM, top)
     parts = [line(_LEFT, y.at(step), WIDTH - _RIGHT, y.at(step), "grid") for step in up]
     parts += [text(_LEFT - 5, y.at(step) + 4, tick_label(step), anchor="end") for step in up]
