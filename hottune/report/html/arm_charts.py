@@ -9,7 +9,7 @@ from hottune.outcomes import Measurement
 from hottune.report.html.bars import Bar, Group, bars
 from hottune.report.html.markup import Cell
 from hottune.report.html.svg import Figure
-from hottune.report.html.xy import HEIGHT, Line, Point, plot
+from hottune.report.html.xy import Line, Point, plot
 from hottune.report.schema import Arm, Report
 from hottune.report.wording import NOTHING, measurements, number, share
 from hottune.stats.level import level_interval
@@ -40,7 +40,7 @@ def speeds(report: Report) -> list[Figure]:
     found = []
     level = report.confirmation.level if report.confirmation else 0.95
     for title, field, unit in _SPEEDS:
-        groups, rows = [], []
+        groups, rows, spread = [], [], False
         for label, arm in measured(report):
             mean: float | None = getattr(arm, field)
             if mean is None:
@@ -49,6 +49,7 @@ def speeds(report: Report) -> list[Figure]:
             # A speed of 0 (one token of output has no decode step) has no logarithm.
             bounds = level_interval(samples, level) if all(value > 0 for value in samples) else None
             low, high = bounds or (None, None)
+            spread = spread or bounds is not None
             bar = Bar(mean, f"{number(mean)} {unit}", low, high, samples, _kind(report, arm))
             groups.append(Group(label, [bar]))
             rows.append([Cell(label), *(_number(value) for value in (mean, low, high)), Cell(_list(samples))])
@@ -57,7 +58,8 @@ def speeds(report: Report) -> list[Figure]:
         better = "Shorter is better." if unit == "s" else "Longer is better."
         body, height = bars(groups, unit)
         head = ["arm", f"mean {unit}", "low", "high", "fresh servers"]
-        note = f"{better} Line: {level * 100:.3g}% interval of the mean; dots: fresh servers."
+        note = f"{better} Dots: fresh servers."
+        note += f" Line: {level * 100:.3g}% interval of the mean." if spread else " Too few for an interval."
         text = f"{title} in {unit} of {len(groups)} arms, as bars with intervals."
         found.append(Figure(title, text, height, body, head, rows, note))
     return found
@@ -169,15 +171,18 @@ def layer_hits(report: Report) -> Figure | None:
     if not found:
         return None
     lines, points = [], []
-    for place, (label, rates) in enumerate(found):
-        lines.append(Line([(layer, rate * 100) for layer, rate in enumerate(rates)], f"l{place % 3}"))
-        shape = ("circle", "diamond", "square")[place % 3]
-        kind = ("p0", "p1", "p2")[place % 3]
+    # More could not be told apart; a search measures three again at most.
+    for place, (label, rates) in enumerate(found[:3]):
+        lines.append(Line([(layer, rate * 100) for layer, rate in enumerate(rates)], f"l{place}"))
+        shape = ("circle", "diamond", "square")[place]
+        kind = ("p0", "p1", "p2")[place]
         points += [
             Point(layer, rate * 100, f"{label}, layer {layer}: {share(rate)}", shape, kind)
             for layer, rate in enumerate(rates)
         ]
-    body = plot("cached layer, in the model's order", "hits, %", points=points, lines=lines, y_end=100)
+    body, height = plot(
+        "cached layer, in the model's order", "hits, %", points=points, lines=lines, y_end=100
+    )
     longest = max(len(rates) for _, rates in found)
     rows = [
         [
@@ -191,9 +196,10 @@ def layer_hits(report: Report) -> Figure | None:
     ]
     text = f"Share of routed experts found in VRAM in each of {longest} cached layers, in percent, as lines."
     marks = ("solid, circles", "dashed, diamonds", "dotted, squares")
-    note = "; ".join(f"{label}: {marks[place % 3]}" for place, (label, _) in enumerate(found)) + "."
+    note = "; ".join(f"{label}: {marks[place]}" for place, (label, _) in enumerate(found[:3])) + "."
+    note += " The others are in the data." if len(found) > 3 else ""
     head = ["layer", *(label for label, _ in found)]
-    return Figure("Hit rate by layer", text, HEIGHT, body, head, rows, note)
+    return Figure("Hit rate by layer", text, height, body, head, rows, note)
 
 
 def _layer_rates(runs: list[Measurement]) -> list[float]:

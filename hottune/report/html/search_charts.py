@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hottune.outcomes import Measurement
 from hottune.report.html.markup import Cell
 from hottune.report.html.svg import Figure
-from hottune.report.html.xy import HEIGHT, Flag, Line, Point, plot
+from hottune.report.html.xy import Flag, Line, Point, plot
 from hottune.report.schema import Report, Trial
 from hottune.report.wording import NOTHING, OUTCOME_WORDS, named, number
 
@@ -41,7 +41,7 @@ def scatter(report: Report) -> Figure | None:
         for trial, run in found
     ]
     edge = sorted((run.prefill_tok_s, run.decode_tok_s) for trial, run in found if trial.number in best)
-    body = plot("prefill tok/s", "decode tok/s", points=points, lines=[Line(edge, "l1")])
+    body, height = plot("prefill tok/s", "decode tok/s", points=points, lines=[Line(edge, "l1")])
     rows = [
         [
             Cell(str(trial.number), trial.number),
@@ -58,7 +58,7 @@ def scatter(report: Report) -> Figure | None:
         "baselines; circles: the search. One server each, not yet measured again."
     )
     head = ["trial", "placement", "prefill tok/s", "decode tok/s", "on the front"]
-    return Figure("Prefill against decode", text, HEIGHT, body, head, rows, note)
+    return Figure("Prefill against decode", text, height, body, head, rows, note)
 
 
 def history(report: Report) -> Figure | None:
@@ -98,7 +98,7 @@ def history(report: Report) -> Figure | None:
                 Cell(number(best) if best is not None else NOTHING, best),
             ]
         )
-    body = plot("trial", axis, points=points, lines=[Line(steps, "l0", steps=True)], flags=flags)
+    body, height = plot("trial", axis, points=points, lines=[Line(steps, "l0", steps=True)], flags=flags)
     kinds = dict.fromkeys(trial.outcome.kind for trial in report.trials)
     failed = [f"{LETTERS[kind]} {OUTCOME_WORDS[kind]}" for kind in kinds if kind in LETTERS]
     text = f"{axis} of {len(points)} measured trials and the best so far; {len(flags)} trials failed."
@@ -106,7 +106,7 @@ def history(report: Report) -> Figure | None:
     note = f"{lower} is better. Line: best so far; squares: baselines; circles: the search."
     note += f" Failed: {', '.join(failed)}." if failed else ""
     head = ["trial", "placement", "origin", "outcome", axis, "best so far"]
-    return Figure("Search history", text, HEIGHT, body, head, rows, note)
+    return Figure("Search history", text, height, body, head, rows, note)
 
 
 def _measured(trials: Sequence[Trial]) -> list[tuple[Trial, Measurement]]:

@@ -1,3 +1,5 @@
+import re
+from importlib.resources import files
 from xml.etree import ElementTree
 
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from hottune.report.html.bars import Bar, Group, bars
 from hottune.report.html.svg import WIDTH, Scale, tick_label, ticks
-from hottune.report.html.xy import HEIGHT, Flag, Line, Point, plot
+from hottune.report.html.xy import Flag, Line, Point, plot
 
 
 @given(st.floats(1e-6, 1e9))
@@ -52,7 +54,7 @@ def test_an_interval_far_beyond_the_bars_is_cut_and_has_no_end_mark():
 
 
 def test_steps_go_level_and_then_up_and_flags_stand_above_the_plot():
-    body = plot(
+    body, height = plot(
         "trial",
         "s",
         points=[Point(1, 2, "one")],
@@ -64,10 +66,53 @@ def test_steps_go_level_and_then_up_and_flags_stand_above_the_plot():
     assert "H" in path and "V" in path and "L" not in path
     flag = next(item for item in svg.iter("text") if item.get("class") == "flag")
     point = next(svg.iter("circle"))
-    assert float(flag.get("y")) < float(point.get("cy")) < HEIGHT
+    assert float(flag.get("y")) < float(point.get("cy")) < height
     assert float(flag.get("x")) > float(point.get("cx"))
 
 
 @pytest.mark.parametrize("value", [(0, "0"), (0.5, "0.5"), (20, "20"), (5000, "5k"), (12500, "12.5k")])
 def test_tick_labels_are_short(value):
     assert tick_label(value[0]) == value[1]
+
+
+def test_letters_of_neighbours_stand_apart_and_the_plot_keeps_its_height():
+    def letters(trials):
+        body, height = plot(
+            "trial", "s", points=[Point(300, 1, "")], flags=[Flag(x, "M", "") for x in trials]
+        )
+        svg = ElementTree.fromstring(f"<svg>{body}</svg>")
+        found = [item for item in svg.iter("text") if item.get("class") == "flag"]
+        point = next(svg.iter("circle"))
+        places = [(float(item.get("x")), float(item.get("y"))) for item in found]
+        return places, height - float(point.get("cy"))
+
+    few, plot_of_few = letters([10])
+    many, plot_of_many = letters(range(0, 300, 2))
+    assert len(few) == 1 and len(many) == 150
+    for place, (x, y) in enumerate(many):
+        assert y > 12
+        assert all(abs(x - other) >= 9.9 for other, row in many[:place] if row == y)
+    assert plot_of_few == pytest.approx(plot_of_many)
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    digits = colour.lstrip("#")
+    digits = "".join(digit * 2 for digit in digits) if len(digits) == 3 else digits
+    parts = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["light", "dark", "print"])
+def test_text_and_marks_have_the_contrast_that_wcag_asks_for(place):
+    css = files("hottune.report.html").joinpath("page.css").read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]+);", css.split(":root")[place + 1].split("}")[0]))
+    for ground in (colours["page"], colours["panel"]):
+        assert all(contrast(colours[name], ground) >= 4.5 for name in ("ink", "soft", "bad"))
+        assert all(contrast(colours[name], ground) >= 3 for name in ("won", "b0", "b1", "b2", "front"))
