@@ -74,9 +74,9 @@ class Scale:
 def ticks(largest: float, wanted: int = 4) -> list[float]:
     """Return about `wanted` steps of 1, 2 or 5 times a power of ten, from 0 to at least the largest value.
 
-    A largest value of 0 or less counts as 1: an axis needs a length.
+    A largest value of nothing (1e-12 or less) counts as 1: an axis needs a length.
     """
-    largest = largest if largest > 0 else 1.0
+    largest = largest if largest > 1e-12 else 1.0
     rough = largest / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

@@ -22,7 +22,7 @@ def test_ticks_are_few_even_and_reach_the_largest_value(largest):
 
 
 def test_an_axis_of_nothing_has_a_length():
-    assert ticks(0.0)[-1] == ticks(-1.0)[-1] == 1.0
+    assert ticks(0.0)[-1] == ticks(-1.0)[-1] == ticks(5e-324)[-1] == 1.0
 
 
 def test_a_scale_keeps_everything_inside():
