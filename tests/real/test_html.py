@@ -130,6 +130,31 @@ def test_what_would_load_from_elsewhere_is_refused(page):
         server.server_close()
 
 
+@pytest.mark.parametrize(
+    "open_end", ["", "</title></style></script></code></td>", '" autofocus onfocus="hit()"']
+)
+def test_a_hostile_name_runs_nothing(page, open_end):
+    evil = f"{open_end}<script>hacked = 1</script><img src=x onerror='hacked = 2'><svg onload='hacked = 3'>"
+    report = load(RESULT)
+    model = report.model.model_copy(update={"name": evil})
+    winner = report.winner.model_copy(update={"reason": evil, "command": evil})
+    report = report.model_copy(update={"study": evil, "command": evil, "model": model, "winner": winner})
+    page.write_text(render(report, Format.HTML), encoding="utf-8")
+    script = "return [typeof win.hacked, doc.scripts.length, doc.images.length];"
+    assert said(page, script) == '["undefined",1,0]'
+
+
+def test_without_its_script_the_page_is_complete(page):
+    whole = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(r"<script>.*</script>", "", whole, flags=re.DOTALL), encoding="utf-8")
+    dom, console = browse(page, "--dump-dom")
+    assert console == []
+    assert "<button" not in dom
+    assert [dom.count(part) for part in ("<svg", "<tr", "<details", "<th")] == [
+        whole.count(part) for part in ("<svg", "<tr", "<details", "<th")
+    ]
+
+
 SORT = """
 const table = doc.querySelector('.arms table');
 const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);

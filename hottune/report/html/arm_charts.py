@@ -58,8 +58,8 @@ def speeds(report: Report) -> list[Figure]:
         better = "Shorter is better." if unit == "s" else "Longer is better."
         body, height = bars(groups, unit)
         head = ["arm", f"mean {unit}", "low", "high", "fresh servers"]
-        note = f"{better} Dots: fresh servers."
-        note += f" Line: {level * 100:.3g}% interval of the mean." if spread else " Too few for an interval."
+        line = f"Line: {level * 100:.3g}% interval of the geometric mean."
+        note = f"{better} Dots: fresh servers. {line if spread else 'Too few for an interval.'}"
         text = f"{title} in {unit} of {len(groups)} arms, as bars with intervals."
         found.append(Figure(title, text, height, body, head, rows, note))
     return found

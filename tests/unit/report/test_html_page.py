@@ -197,7 +197,7 @@ def test_intervals_are_those_of_the_reports_level():
         shown(build.report(confirmation=Confirmation(rounds=3, level=level, ended="fixed")))
         for level in (0.99, 0.9)
     )
-    assert "99% interval" in wide
+    assert "99% interval of the geometric mean" in wide
     assert "90% interval" in narrow
 
 
