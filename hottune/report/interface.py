@@ -20,6 +20,7 @@ class Format(StrEnum):
 
     TERMINAL = "terminal"
     MARKDOWN = "markdown"
+    HTML = "html"
     JSON = "json"
     CSV = "csv"
 
@@ -41,6 +42,10 @@ class Format(StrEnum):
                 from hottune.report.markdown import MarkdownRenderer
 
                 return MarkdownRenderer()
+            case Format.HTML:
+                from hottune.report.html import HtmlRenderer
+
+                return HtmlRenderer()
             case Format.JSON:
                 from hottune.report.json_file import JsonRenderer
 

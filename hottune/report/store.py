@@ -16,13 +16,15 @@ def file_stem(study: str) -> str:
 
 
 def save(report: Report, folder: Path) -> list[Path]:
-    """Write `<study>.json` and `<study>.md` into the folder, which is created, and return their paths.
+    """Write `<study>.json`, `.md` and `.html` into the folder, which is created, and return their paths.
 
     Each file is replaced whole or not at all.
     """
     stem = file_stem(report.study)
-    texts = {f"{stem}.json": Format.JSON, f"{stem}.md": Format.MARKDOWN}
-    return [write_text(folder / name, render(report, format)) for name, format in texts.items()]
+    formats = {"json": Format.JSON, "md": Format.MARKDOWN, "html": Format.HTML}
+    return [
+        write_text(folder / f"{stem}.{ending}", render(report, format)) for ending, format in formats.items()
+    ]
 
 
 def write_text(path: Path, text: str) -> Path:

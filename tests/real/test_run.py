@@ -57,6 +57,7 @@ def test_a_run_ends_with_baselines_trials_a_confirmed_winner_and_its_files(comma
     saved = list((command.folder / "reports").glob("*.json"))
     assert [load(path).study for path in saved] == [report["study"]]
     assert saved[0].with_suffix(".md").exists()
+    assert saved[0].with_suffix(".html").exists()
     assert "these numbers show the tool, not a gain" in ended.stderr
 
 

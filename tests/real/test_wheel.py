@@ -67,6 +67,11 @@ def run(installed: Path, cwd: Path, *argv: str) -> str:
     return done.stdout
 
 
+def test_the_wheel_carries_style_and_script_of_the_html_report(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"hottune/report/html/page.css", "hottune/report/html/page.js"} <= names
+
+
 def test_the_wheel_carries_everything_a_build_needs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "hottune/_vendor/llama.cpp/pin.toml" in names

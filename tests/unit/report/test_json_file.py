@@ -22,12 +22,13 @@ def test_a_report_comes_back_as_it_was(prefill, decode, turn, ratio, low):
     assert Report.model_validate_json(JsonRenderer().render(report)) == report
 
 
-def test_saved_files_are_json_and_markdown_and_can_be_loaded(tmp_path):
+def test_saved_files_are_json_markdown_and_html_and_can_be_loaded(tmp_path):
     report = build.virtual_report()
     paths = save(report, tmp_path / "reports")
-    assert [path.name for path in paths] == ["big-5gib.json", "big-5gib.md"]
+    assert [path.name for path in paths] == ["big-5gib.json", "big-5gib.md", "big-5gib.html"]
     assert load(paths[0]) == report
     assert paths[1].read_text(encoding="utf-8") == render(report, Format.MARKDOWN)
+    assert paths[2].read_text(encoding="utf-8") == render(report, Format.HTML)
 
 
 def test_a_study_name_cannot_leave_the_folder(tmp_path):
@@ -47,7 +48,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space left"):
         save(build.report(seconds=9.0), tmp_path)
     assert (tmp_path / "big-5gib.json").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["big-5gib.json", "big-5gib.md"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".html", ".json", ".md"]
 
 
 def bad(tmp_path, text: str) -> BadResultError:

@@ -34,7 +34,10 @@ def test_a_file_means_itself_and_json_comes_back_whole(folder):
     assert json.loads(result.stdout)["winner"]["arm"] == "hot"
 
 
-@pytest.mark.parametrize(("format", "start"), [("markdown", "**Use this"), ("csv", "study,"), ("json", "{")])
+@pytest.mark.parametrize(
+    ("format", "start"),
+    [("markdown", "**Use this"), ("csv", "study,"), ("json", "{"), ("html", "<!DOCTYPE html>")],
+)
 def test_formats(folder, format, start):
     assert run("big-5gib", "--format", format).stdout.startswith(start)
 
