@@ -32,7 +32,7 @@ _TOKENS = re.compile(
     r"|(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]+)?"
 )
-_BEARER = re.compile(r"\b(Bearer|Basic)(\s+)[^\s\"'`<>;,]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(Bearer|Authorization:\s*Basic)(\s+)[^\s\"'`<>;,]+", re.IGNORECASE)
 _SECRET_WORD = r"(?:api[-_ ]?key|access[-_ ]?key|secret|token(?!s)|passw(?:or)?d|pwd)"
 #: A plain number after 'token:' counts tokens.
 _ASSIGNED = re.compile(

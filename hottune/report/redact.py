@@ -31,7 +31,9 @@ _OWN_VARIABLE = re.compile(
     r"(?:GGML|LLAMA|HOTTUNE|OMP)_\w+|(?:CUDA|HIP|ROCR)_VISIBLE_DEVICES|CUDA_DEVICE_ORDER"
 )
 _SECRET_VARIABLE = re.compile(r"API_?KEY|ACCESS_?KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-_SECRET_OPTION = re.compile(r"--?(?:api-key|hf-token|hft|token|password|ssl-key-file)|Bearer|Basic")
+_SECRET_OPTION = re.compile(
+    r"--?(?:api-key|hf-token|hft|token|password|ssl-key-file)|.*\bBearer", re.IGNORECASE | re.DOTALL
+)
 _BARE_WINDOWS = re.compile(r"(?<!['\"])\b[A-Za-z]:\\[^\s'\"]*")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _PATH_LIKE = re.compile(
