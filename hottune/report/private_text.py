@@ -36,7 +36,8 @@ _BEARER = re.compile(r"\b(Bearer|Authorization:\s*Basic)(\s+)[^\s\"'`<>;,]+", re
 _SECRET_WORD = r"(?:api[-_ ]?key|access[-_ ]?key|secret|token(?!s)|passw(?:or)?d|pwd)"
 #: A plain number after 'token:' counts tokens.
 _ASSIGNED = re.compile(
-    rf"({_SECRET_WORD}[\w-]*[\"']?\s*[=:]\s*[\"']?)((?!\d+\b)[^\s\"'`<>;,&]{{3,}})", re.IGNORECASE
+    rf"((?<!REDACTED-){_SECRET_WORD}[\w-]*[\"']?\s*[=:]\s*[\"']?)((?!\d+\b)[^\s\"'`<>;,&]{{3,}})",
+    re.IGNORECASE,
 )
 _SERIAL = re.compile(r"(\bserial(?:[ _-]?(?:number|no\.?))?\s*[:=#]\s*)(\S+)", re.IGNORECASE)
 _UUID = re.compile(r"(?:(?:GPU|MIG)-)?[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
@@ -143,10 +144,11 @@ class Cleaner:
         for literal, (kind, new) in self._literals:
             if literal in text:
                 text = self._replace(re.compile(re.escape(literal) + r"(?![\w-])"), text, kind, new)
-        text = _URL.sub(self._url, text)
         text = self._replace(_TOKENS, text, "token", "REDACTED-TOKEN")
         text = self._after(_BEARER, text, "token", lambda m: f"{m[1]}{m[2]}REDACTED-TOKEN")
         text = self._after(_ASSIGNED, text, "token", lambda m: f"{m[1]}REDACTED-TOKEN")
+        # After the tokens: a URL reaches to the next space, and would take the word before a token with it.
+        text = _URL.sub(self._url, text)
         text = self._after(_SERIAL, text, "serial number", lambda m: f"{m[1]}REDACTED-SERIAL")
         text = self._replace(_EMAIL, text, "e-mail", "REDACTED-EMAIL")
         text = self._replace(_UUID, text, "UUID", "REDACTED-UUID")
