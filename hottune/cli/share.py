@@ -82,11 +82,15 @@ def _require_other_file(source: Path, folder: Path, report: Report) -> None:
 
 
 def _agreed(folder: Path, json_output: bool) -> bool:
-    if json_output or not sys.stdin.isatty():
+    if json_output or not _can_ask():
         if not json_output:
             common.console().print(Text("Add --yes to write it where nobody can be asked."), soft_wrap=True)
         return False
     return typer.confirm(f"Write this to {folder}?", default=False, err=True)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _write(report: Report, folder: Path) -> list[Path]:
