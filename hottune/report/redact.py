@@ -16,12 +16,9 @@ from typing import Any
 
 from hottune.report.private_text import Cleaner, Identity, users_in
 from hottune.report.schema import Report, WarningNote
+from hottune.stats.notes import NoteCode, note
 
-NOTE = WarningNote(
-    code="redacted",
-    text="Names, addresses and folders were removed before this was shared. In commands, a bare file name "
-    "stands for a path: put your own folder before it.",
-)
+NOTE = WarningNote(**dict(zip(("code", "text"), note(NoteCode.REDACTED), strict=True)))
 #: Fields that hold one path, relative or not: only the file name stays.
 _FILES = frozenset({"path", "llama_server", "llama_fit_params", "device_library", "hot_profile"})
 #: Fields with hashes of public things: texts, model files, source commits.
