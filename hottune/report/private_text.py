@@ -18,7 +18,19 @@ from pathlib import PurePosixPath, PureWindowsPath
 COMMON_NAMES = frozenset(
     {"root", "user", "ubuntu", "debian", "admin", "administrator", "ec2-user", "runner", "guest", "nobody"}
     | {"hottune", "llama", "ggml", "cuda", "server", "serve", "study", "report", "demo", "model", "models"}
-    | {"localhost"}
+    | {
+        "localhost",
+        "llama-server",
+        "llama-fit-params",
+        "shared",
+        "public",
+        "linuxbrew",
+        "linux",
+        "host",
+        "home",
+    }
+    | {"gpu", "cpu", "vm", "ai", "llm", "dev", "test", "bench", "data", "work", "port", "load", "batch"}
+    | {"chat", "document", "code", "agent", "prefill", "decode", "turn"}
 )
 #: Hosts of public model and source pages: a URL there says what was used, not where.
 PUBLIC_HOSTS = frozenset({"github.com", "gitlab.com", "huggingface.co", "hf.co"})
@@ -122,7 +134,7 @@ class Cleaner:
         users = {identity.user, *users}
         hosts = {name for host in identity.hosts for name in (host, host.split(".")[0])}
         #: Names that are too common, or words of the report itself: they were not looked for.
-        self.unreplaced = sorted(name for name in users | hosts if name and name.lower() in self._keep)
+        self.unreplaced = sorted(name for name in users | hosts if name and self._common(name))
         if len(identity.home.strip("/")) > 1:
             literals = {identity.home.rstrip("/\\"): ("path", "~"), **literals}
         self._literals = sorted(literals.items(), key=lambda item: -len(item[0]))
@@ -131,8 +143,11 @@ class Cleaner:
 
     def _names(self, names: Iterable[str]) -> list[str]:
         return sorted(
-            (name for name in names if name and name.lower() not in self._keep), key=lambda n: -len(n)
+            (name for name in names if name and not self._common(name)), key=lambda name: -len(name)
         )
+
+    def _common(self, name: str) -> bool:
+        return name.lower() in self._keep or len(name) < 2 or (name.isdigit() and len(name) < 6)
 
     def text(self, text: str, *, hashes: bool = False) -> str:
         """Return the text without what is private in it.
@@ -141,6 +156,8 @@ class Cleaner:
             text: any text.
             hashes: whether long hexadecimal numbers are hashes of public things here, and stay.
         """
+        if text.lower() in self._keep:
+            return text
         for literal, (kind, new) in self._literals:
             if literal in text:
                 text = self._replace(re.compile(re.escape(literal) + r"(?![\w-])"), text, kind, new)

@@ -25,9 +25,10 @@ _FILES = frozenset({"path", "llama_server", "llama_fit_params", "device_library"
 _HASHES = frozenset({"fingerprint", "base_sha256", "sha256", "text_sha256", "key", "source"})
 #: Variables of llama.cpp, of our device, and those that choose GPUs; a value of any other one does not leave.
 _OWN_VARIABLE = re.compile(
-    r"(?:GGML|LLAMA|HOTTUNE|OMP)_\w+|(?:CUDA|HIP|ROCR)_VISIBLE_DEVICES|CUDA_DEVICE_ORDER"
+    r"(?:GGML|LLAMA|HOTTUNE|OMP)_[A-Z0-9_]+|(?:CUDA|HIP|ROCR)_VISIBLE_DEVICES|CUDA_DEVICE_ORDER"
 )
 _SECRET_VARIABLE = re.compile(r"API_?KEY|ACCESS_?KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_OPTION = re.compile(r"--?[a-z]+(?:-[a-z]+)*")
 _SECRET_OPTION = re.compile(
     r"--?(?:api-key|hf-token|hft|token|password|ssl-key-file)|.*\bBearer", re.IGNORECASE | re.DOTALL
 )
@@ -121,7 +122,7 @@ class _Walker:
     def _mapping(self, value: dict[str, Any], where: str) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for key, item in value.items():
-            known = key in self._fields or key in self._words
+            known = key in self._fields or key in self._words or _OWN_VARIABLE.fullmatch(key)
             new = key if known else self.cleaner.text(key)
             while new in made:  # two keys that differed in the secret alone
                 new += "-2"
@@ -160,7 +161,7 @@ class _Walker:
             return self.cleaner.text(text)
         front: list[str] = []
         while words and (match := _ASSIGNMENT.fullmatch(words[0])):
-            name = self.cleaner.text(match[1])
+            name = match[1] if _OWN_VARIABLE.fullmatch(match[1]) else self.cleaner.text(match[1])
             front.append(f"{name}={shlex.quote(self._variable(match[1], match[2]))}")
             words.pop(0)
         return " ".join([*front, *(shlex.quote(word) for word in self._argv(words))])
@@ -172,7 +173,9 @@ class _Walker:
                 made.append(self.cleaner.file(word))
                 continue
             option, equals, value = word.partition("=")
-            if place and _SECRET_OPTION.fullmatch(words[place - 1]):
+            if place and _OPTION.fullmatch(word):  # the program's own word, whatever the user's name is
+                made.append(word)
+            elif place and _SECRET_OPTION.fullmatch(words[place - 1]):
                 made.append(self.cleaner.secret(word, "token", "REDACTED-TOKEN"))
             elif equals and _SECRET_OPTION.fullmatch(option):
                 made.append(f"{option}={self.cleaner.secret(value, 'token', 'REDACTED-TOKEN')}")

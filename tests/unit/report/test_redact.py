@@ -140,3 +140,21 @@ def test_twice_is_once():
     assert twice.report == once
     assert twice.replaced == ()
     assert twice.changed == {}
+
+
+@pytest.mark.parametrize(
+    "user", ["hot", "faster", "fit", "cuda", "stan", "load", "lama", "mark", "48", "al", "a"]
+)
+def test_an_unlucky_account_name_spoils_neither_report_nor_options(user):
+    before = build.report()
+    redacted = redact(before, Identity(user=user, home=f"/home/{user}")).report
+    assert [arm.name for arm in redacted.arms] == [arm.name for arm in before.arms]
+    assert [arm.versus_turn for arm in redacted.arms] == [arm.versus_turn for arm in before.arms]
+    for old, new in zip(before.arms, redacted.arms, strict=True):
+        assert new.argv[1:2] + new.argv[3:] == old.argv[1:2] + old.argv[3:]
+        assert new.argv[2] == "big model.gguf"
+
+
+def test_variables_of_ours_keep_their_names():
+    line = "GGML_HOT_INTERVAL=60 llama-server -m x.gguf"
+    assert redact(changed(command=line), Identity(user="inter")).report.command == line
