@@ -135,7 +135,7 @@ def _show(before: Report, redaction: Redaction) -> None:
         out.print(Text("Nothing private was found."))
     if redaction.unreplaced:
         out.print(
-            Text(f"Not looked for, because it is a common word: {', '.join(redaction.unreplaced)}."),
+            Text(f"Not looked for, as a common word: {', '.join(redaction.unreplaced)}."),
             soft_wrap=True,
         )
     old, new = sizes(before), sizes(redaction.report)

@@ -67,6 +67,8 @@ _LONG_HEX = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{32,}(?![0-9A-Za-z])", re.IGNOR
 _LONG_BASE64 = re.compile(
     r"(?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])(?=[A-Za-z0-9+/]*\d)[A-Za-z0-9+/]{32,}={0,2}"
 )
+#: Two labels or more behind a host's name are its domain; one may be a file's ending.
+_DOMAIN = r"(?:(?:\.[a-z0-9-]+){2,})?"
 _HOMES = re.compile(r"(?:/home/|/Users/|[A-Za-z]:[\\/]+Users[\\/]+)([^\s/\\\"'`:;,]+)")
 
 
@@ -132,7 +134,9 @@ class Cleaner:
         self.tally = Tally()
         self._keep = frozenset(keep) | COMMON_NAMES
         users = {identity.user, *users}
-        hosts = {name for host in identity.hosts for name in (host, host.split(".")[0])}
+        hosts = {name for host in identity.hosts for name in (host, host.partition(".")[0])}
+        # The domain says where, too; one without a dot is as good as public ('local').
+        hosts |= {domain for host in identity.hosts if "." in (domain := host.partition(".")[2])}
         #: Names that are too common, or words of the report itself: they were not looked for.
         self.unreplaced = sorted(name for name in users | hosts if name and self._common(name))
         if len(identity.home.strip("/")) > 1:
@@ -179,7 +183,7 @@ class Cleaner:
             text = self._replace(_LONG_BASE64, text, "long secret", "REDACTED-SECRET")
         text = self._replace(_LOCAL_HOST, text, "host name", "REDACTED-HOST")
         for host in self._hosts:
-            text = self._replace(_name_pattern(host), text, "host name", "REDACTED-HOST")
+            text = self._replace(_name_pattern(host, _DOMAIN), text, "host name", "REDACTED-HOST")
         for user in self._users:
             text = self._replace(_name_pattern(user), text, "user name", "REDACTED-USER")
         return text
@@ -255,7 +259,7 @@ class Cleaner:
         return name
 
 
-def _name_pattern(name: str) -> re.Pattern[str]:
+def _name_pattern(name: str, more: str = "") -> re.Pattern[str]:
     """Return what finds a name: also inside of longer words, unless it is so short that many have it."""
-    quoted = re.escape(name)
+    quoted = re.escape(name) + more
     return re.compile(quoted if len(name) > 3 else rf"(?<![^\W_]){quoted}(?![^\W_])", re.IGNORECASE)

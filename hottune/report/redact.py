@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,7 @@ _SECRET_OPTION = re.compile(
     r"--?(?:api-key|hf-token|hft|token|password|ssl-key-file)|.*\bBearer", re.IGNORECASE | re.DOTALL
 )
 _BARE_WINDOWS = re.compile(r"(?<!['\"])\b[A-Za-z]:\\[^\s'\"]*")
+_HOST_AND_CARD = re.compile(r"(.+)-gpu\d+")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _PATH_LIKE = re.compile(
     r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[\\/]|.*[/\\].*\.(?:gguf|json|db|sqlite3?|so|md|toml)$"
@@ -90,14 +91,17 @@ class _Walker:
     def __init__(self, report: Report, identity: Identity, data: dict[str, Any]) -> None:
         self.changed: dict[str, str] = {}
         self._words, self._fields = _vocabulary()
+        self._workers = _workers(report)
+        # A worker is called after its host and card, unless the user called it something else.
+        found = {match[1] for name in self._workers if (match := _HOST_AND_CARD.fullmatch(name))}
+        identity = replace(identity, hosts=(*identity.hosts, *sorted(found)))
         users = set().union(*(users_in(text) for text in _strings(data)))
         keep = {word.lower() for word in self._words}
         study = Cleaner(identity, users=users, literals={}, keep=keep).name(report.study)
         literals = {path: ("path", name) for path, name in _known_paths(report).items()}
-        literals |= {name: ("worker", new) for name, new in _workers(report).items() if len(name) > 3}
+        literals |= {name: ("worker", new) for name, new in self._workers.items() if len(name) > 3}
         if study != report.study:
             literals[report.study] = ("study name", study)
-        self._workers = _workers(report)
         self.cleaner = Cleaner(identity, users=users, literals=literals, keep=keep)
 
     def walk(self, value: Any, where: str) -> Any:

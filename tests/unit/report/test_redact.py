@@ -28,6 +28,8 @@ def clean(text: str, identity: Identity = ME, **options) -> str:
         ("in /home/marlene", "in ~"),
         ("on kraken: marlene's", "on REDACTED-HOST: REDACTED-USER's"),
         ("run Marlene-3", "run REDACTED-USER-3"),
+        ("db.example.org", "db.REDACTED-HOST"),
+        ("on kraken.uni.example.org.", "on REDACTED-HOST."),
         ("gpu-box.lan said no", "REDACTED-HOST said no"),
         ("peer 192.168.1.20:8080", "peer REDACTED-IP:8080"),
         ("peer fe80::1ff:fe23:4567:890a up", "peer REDACTED-IP up"),
@@ -118,8 +120,10 @@ def test_a_command_can_still_be_pasted():
 def test_workers_are_numbered_and_log_tails_are_dropped():
     data = json.loads(build.report().model_dump_json())
     for trial in data["trials"]:
-        trial["worker"] = "kraken-gpu0"
+        trial["worker"] = "octopus-gpu0"
+    data["warnings"][0]["text"] = "Ask octopus."
     redaction = redact(Report.model_validate_json(json.dumps(data)), ME)
+    assert redaction.report.warnings[0].text == "Ask REDACTED-HOST."
     assert {trial.worker for trial in redaction.report.trials} == {"worker-1"}
     assert '"log_tail":["' not in redaction.report.model_dump_json()
 
