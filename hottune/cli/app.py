@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "compare",
         "Compare results: the settings that differ, each speed against the first.",
     ),
+    "share": ("share", "share", "Redact a result for sharing and show what would leave; nothing is sent."),
     "studies": ("studies", "app", "List, show and resume studies."),
     "trace": ("trace", "trace", "Record which experts a model chooses, or generate such a trace."),
 }

@@ -32,6 +32,7 @@ class NoteCode(StrEnum):
     PCIE_LINK = "pcie-link"
     BALLAST = "ballast"
     LIMIT_BROKEN = "limit-broken"
+    REDACTED = "redacted"
 
 
 #: Text of each note: what is the matter, then what to do. Names in braces are the facts it needs.
@@ -108,6 +109,10 @@ _TEXTS: dict[NoteCode, str] = {
     ),
     NoteCode.LIMIT_BROKEN: (
         "Arm '{arm}' breaks a limit of this study: {what}. {effect}; loosen the limit if it asks too much."
+    ),
+    NoteCode.REDACTED: (
+        "Names, addresses and folders were removed before this was shared. In commands, a bare file name "
+        "stands for a path: put your own folder before it."
     ),
 }
 
