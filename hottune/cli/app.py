@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models": ("models", "app", "Download, inspect and synthesize models."),
     "replay": ("replay", "replay", "Show what each cache would have done on a recorded routing."),
     "report": ("report", "report", "Render the result of a study again, in any format."),
+    "serve": ("serve", "serve", "Run llama-server with what a study found."),
     "studies": ("studies", "app", "List, show and resume studies."),
     "trace": ("trace", "trace", "Record which experts a model chooses, or generate such a trace."),
 }

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from statistics import fmean
 
 import hottune
-from hottune.engine.argv import server_command, shell_command
+from hottune.engine.argv import MEASURING_ONLY, server_command, shell_command
 from hottune.errors import NothingMeasuredError
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
@@ -39,8 +39,6 @@ from hottune.units import MIB, format_bytes
 from hottune.workload.summary import same_text
 
 SERVE_PORT = 8080
-#: Variables of a measurement that serving does not need.
-MEASURING_ONLY = ("GGML_HOT_STATS", "GGML_HOT_SOCKET")
 
 _METRICS: tuple[Metric, ...] = ("decode", "prefill", "turn")
 
