@@ -51,8 +51,8 @@ _VISIBLE_DEVICES = {
 class Serving:
     """How people are served: the placement of a measurement without what only measuring needs.
 
-    Pages, slots' state and prompt caches are on, as llama-server has them by default. All of these lie in
-    host memory, so VRAM is what was measured.
+    Prompt caches, the state of slots, and pages (where the build has some) are as llama-server has them by
+    default. All of these lie in host memory, so VRAM is what was measured.
     """
 
     #: Address to listen on.
