@@ -22,6 +22,7 @@ from hottune_command import Command, Started, gone_within, require_engine, serve
 from hottune.cli.common import cache_dir
 from hottune.engine import control
 from hottune.engine.server import free_port
+from hottune.models.resolve import resolve_model
 
 pytestmark = pytest.mark.real
 
@@ -30,25 +31,27 @@ QUESTION = {"prompt": "The tide pools of the northern coast", "n_predict": 40, "
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder with the user's builds and measured bandwidths in it, but with profiles of its own."""
-    require_engine()
-    folder = tmp_path_factory.mktemp("cache")
-    for name in ("builds", "sources", "downloads", "machine", "replay"):
-        (folder / name).symlink_to(cache_dir() / name)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HOTTUNE_CACHE", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def command(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """A folder with the report of a small study."""
+    require_engine()
     made = Command(tmp_path_factory.mktemp("work"))
     small = ("--scale", "0.1", "--trials", "1", "--replicates", "1", "--top", "1", "--study", STUDY)
     ended = made.run("run", "demo", "--backend", "cpu", *small, "--json")
     assert ended.returncode == 0, ended.stderr
     return made
+
+
+@pytest.fixture(autouse=True)
+def profile() -> Iterator[Path]:
+    """Where the demo's profile is kept; what the user has there is put back at the end."""
+    fingerprint = resolve_model("demo", cache_dir=cache_dir()).fingerprint
+    path = cache_dir() / "profiles" / f"{fingerprint[:16]}.json"
+    before = path.read_bytes() if path.exists() else None
+    path.unlink(missing_ok=True)
+    yield path
+    path.unlink(missing_ok=True)
+    if before is not None:
+        path.write_bytes(before)
 
 
 @contextmanager
@@ -62,12 +65,6 @@ def serving(command: Command, *arguments: str) -> Iterator[tuple[Started, httpx.
             yield started, client
     finally:
         started.kill()
-
-
-def profile_in(said: str) -> Path:
-    found = re.search(r"kept for the next start: (.*\.json)", said)
-    assert found, said
-    return Path(found[1])
 
 
 def hit_rate(started: Started) -> float:
@@ -104,18 +101,18 @@ def test_a_prompt_that_was_read_before_is_not_read_again(command: Command) -> No
 
 
 def test_what_was_used_is_kept_and_the_next_start_has_it_in_the_cache_at_once(
-    command: Command, cache: Path
+    command: Command, profile: Path
 ) -> None:
     with serving(command, "--no-profile") as (started, client):
         client.post("/completion", json=QUESTION)
         cold = hit_rate(started)
+    assert not profile.exists()
     with serving(command) as (started, client):
         client.post("/completion", json=QUESTION)
         started.process.terminate()
         ended = started.end(30)
     assert ended.returncode == 0, ended.stderr
-    profile = profile_in(ended.stderr)
-    assert profile.is_relative_to(cache / "profiles")
+    assert f"kept for the next start: {profile}" in ended.stderr
     assert json.loads(profile.read_text())
     with serving(command) as (started, client):
         assert f"The cache starts with the experts of last time: {profile}" in started.said
