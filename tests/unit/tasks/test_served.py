@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hottune.engine.argv import Serving
 from hottune.engine.build import BuildOptions
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.errors import BackendUnavailableError, BadSettingError, ModelNotFoundError
 from hottune.machine.facts import Cpu, Gpu, Machine
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement
-from hottune.tasks import served
+from hottune.tasks import serve, served
 from hottune.tasks.serve import Seen, profile_for, require_sense, watch_line
 from hottune.tasks.served import Found
 
@@ -138,3 +140,26 @@ def test_the_watch_line_is_of_the_time_since_the_last_one() -> None:
 @pytest.mark.parametrize("now", [Seen(100, 700, 100), Seen(0, 0, 0)])
 def test_there_is_no_watch_line_when_nothing_went_on_or_the_device_was_silent(now: Seen) -> None:
     assert watch_line(Seen(100, 700, 100), now, 10.0) == ""
+
+
+def test_without_a_port_of_the_user_the_usual_one_is_taken_and_if_it_is_taken_a_free_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = found(tmp_path)
+    job = serve.Job(
+        engine=engine(),
+        model=one.model,
+        placement=one.placement,
+        gpu=CARD,
+        ceiling_mib=12000,
+        serving=Serving(),
+        port=None,
+        log_path=tmp_path / "log",
+        profile_path=None,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        monkeypatch.setattr(serve, "PORT", number)
+        assert serve._port(job) is None
+        assert serve._port(replace(job, port=number)) == number, "what was asked for is not replaced"
+    assert serve._port(job) == number
