@@ -124,13 +124,13 @@ class PortTakenError(HottuneError):
 
 
 class ServerError(HottuneError):
-    """llama-server did not serve where no study can record it as an outcome (`bench`, `trace`)."""
+    """llama-server did not serve where no study can record it as an outcome (`bench`, `trace`, `serve`)."""
 
     exit_code = 31
 
 
 class NotEngagedError(HottuneError):
-    """The asked-for arrangement did not take effect, so nothing was measured (`bench`)."""
+    """The asked-for arrangement did not take effect, so nothing was measured (`bench`) or served."""
 
     exit_code = 32
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -151,6 +152,7 @@ def report(
             "Give another folder with --reports; nothing will be measured again.",
         ) from error
     ui.say("Report: " + ", ".join(str(path) for path in paths))
+    ui.say(f"Serve it: hottune serve {shlex.quote(str(paths[0]))}")
     return result
 
 

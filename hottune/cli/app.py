@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Compare results: the settings that differ, each speed against the first.",
     ),
     "share": ("share", "share", "Redact a result for sharing and show what would leave; nothing is sent."),
+    "serve": ("serve", "serve", "Run llama-server with what a study found."),
     "studies": ("studies", "app", "List, show and resume studies."),
     "trace": ("trace", "trace", "Record which experts a model chooses, or generate such a trace."),
 }

@@ -16,6 +16,7 @@ import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hottune.engine.facts import Backend, EngineBuild
@@ -35,12 +36,29 @@ HOT_HEADROOM_MIB = 256
 #: Least tokens that llama.cpp's ngram-mod drafts by default; shorter drafts are dropped.
 NGRAM_MOD_MIN = 48
 
+#: Variables of a measurement that a server for people does not need.
+MEASURING_ONLY = ("GGML_HOT_STATS", "GGML_HOT_SOCKET")
+
 #: The variable that chooses among several GPUs, and its value for "none of them".
 _VISIBLE_DEVICES = {
     Backend.CUDA: ("CUDA_VISIBLE_DEVICES", "-1"),
     Backend.HIP: ("HIP_VISIBLE_DEVICES", "-1"),
     Backend.VULKAN: ("GGML_VK_VISIBLE_DEVICES", ""),
 }
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How people are served: the placement of a measurement without what only measuring needs.
+
+    Prompt caches, the state of slots, and pages (where the build has some) are as llama-server has them by
+    default. All of these lie in host memory, so VRAM is what was measured.
+    """
+
+    #: Address to listen on.
+    host: str = "127.0.0.1"
+    #: More arguments for llama-server; they come last, so they win.
+    extra: tuple[str, ...] = ()
 
 
 def server_argv(
@@ -53,6 +71,7 @@ def server_argv(
     gpu: Gpu | None,
     ceiling_mib: float,
     no_warmup: bool = False,
+    serving: Serving | None = None,
 ) -> list[str]:
     """Return the command line that serves `model` as `placement` says.
 
@@ -61,10 +80,11 @@ def server_argv(
         model: the GGUF file, or the first of a split model.
         placement: what goes where.
         shape: of the model; what fit must leave to the cache depends on the size of its experts.
-        port: loopback port to listen on.
+        port: to listen on.
         gpu: the GPU, real or virtual; None keeps everything on the CPU.
         ceiling_mib: VRAM that the server may use, MiB; only the fit arm passes it on (as `--fit-target`).
         no_warmup: skip llama-server's empty warm-up run.
+        serving: for people to use; None = for a measurement, on loopback.
     """
     argv = [
         str(build.llama_server),
@@ -86,12 +106,15 @@ def server_argv(
     argv += ["-ctk", placement.kv_type_k.value, "-ctv", placement.kv_type_v.value]
     # A quantized V cache needs flash attention; else llama.cpp turns it on wherever the device has it.
     argv += ["-fa", "auto" if placement.kv_type_v is KvType.F16 else "on"]
-    argv += ["--host", "127.0.0.1", "--port", str(port)]
-    # Nothing that a measurement does not need: no pages, no prompt caches, no look at the network.
-    argv += ["--offline", "--no-ui", "--no-slots", "--no-context-shift"]
-    argv += ["--no-cache-prompt", "--cache-ram", "0", "--no-cache-idle-slots", "-ctxcp", "0"]
+    host = serving.host if serving else "127.0.0.1"
+    argv += ["--host", host, "--port", str(port), "--offline", "--no-context-shift"]
+    if serving is None:
+        # Nothing that a measurement does not need: no pages, no prompt caches.
+        argv += ["--no-ui", "--no-slots"]
+        argv += ["--no-cache-prompt", "--cache-ram", "0", "--no-cache-idle-slots", "-ctxcp", "0"]
     argv += _speculating(placement)
-    return [*argv, "--no-warmup"] if no_warmup else argv
+    argv += ["--no-warmup"] if no_warmup else []
+    return [*argv, *serving.extra] if serving else argv
 
 
 def _speculating(placement: Placement) -> list[str]:
@@ -210,11 +233,25 @@ def server_command(
     port: int,
     gpu: Gpu | None,
     ceiling_mib: float,
+    serving: Serving | None = None,
+    profile_path: Path | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Return a placement's command line and the variables hottune adds, to show (see the two above)."""
-    argv = server_argv(build, model, placement, shape=shape, port=port, gpu=gpu, ceiling_mib=ceiling_mib)
+    argv = server_argv(
+        build, model, placement, shape=shape, port=port, gpu=gpu, ceiling_mib=ceiling_mib, serving=serving
+    )
     stats_path = Path("hot-stats.json")
-    env = server_env(build, placement, shape=shape, gpu=gpu, ceiling_mib=ceiling_mib, stats_path=stats_path)
+    env = server_env(
+        build,
+        placement,
+        shape=shape,
+        gpu=gpu,
+        ceiling_mib=ceiling_mib,
+        stats_path=stats_path,
+        profile_path=profile_path,
+    )
+    if serving is not None:
+        env = {name: value for name, value in env.items() if name not in MEASURING_ONLY}
     return argv, env
 
 

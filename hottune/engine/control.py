@@ -39,6 +39,8 @@ class DeviceStats:
 
     hot: HotStats | None
     virtual_peak_mib: float | None
+    #: Tokens that went through the cache.
+    tokens: int = 0
 
 
 def read_file(path: Path) -> DeviceStats | None:
@@ -180,6 +182,7 @@ def _parse(data: object) -> DeviceStats:
         return DeviceStats(
             hot=_hot(data) if data.get("enabled") else None,
             virtual_peak_mib=mib(float(virtual["peak_bytes"])) if virtual else None,
+            tokens=int(data.get("tokens", 0)),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the device's statistics lack or garble {error}") from error

@@ -42,6 +42,7 @@ __all__ = [
     "check_engaged",
     "free_port",
     "launch",
+    "require_free",
 ]
 
 
@@ -49,7 +50,13 @@ class Server:
     """A llama-server that is up. Made by `launch`, which also stops it."""
 
     def __init__(
-        self, child: process.ChildProcess, port: int, placement: Placement, folder: Path, argv: list[str]
+        self,
+        child: process.ChildProcess,
+        port: int,
+        placement: Placement,
+        folder: Path,
+        argv: list[str],
+        host: str = "127.0.0.1",
     ) -> None:
         self._child = child
         self._placement = placement
@@ -61,7 +68,7 @@ class Server:
         #: The variables that hottune added to the environment.
         self.env: dict[str, str] = {}
         self.port = port
-        self.base_url = f"http://127.0.0.1:{port}"
+        self.base_url = f"http://{_reachable(host)}:{port}"
         self.pid = child.pid
         self.log_path = child.log_path
         #: Seconds from the start of the process to health.
@@ -92,6 +99,11 @@ class Server:
         if not self._stopped:
             self._stats = control.ask(_socket_path(self._folder)) if self._placement.hot_k > 0 else None
         return self._stats.hot if self._stats else None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that went through the cache, when `hot_stats` last read it; long prompts do not."""
+        return self._stats.tokens if self._stats else 0
 
     @property
     def virtual_peak_mib(self) -> float | None:
@@ -182,6 +194,8 @@ def launch(
     on_progress: Callable[[str], None] | None = None,
     no_warmup: bool = False,
     extra_env: Mapping[str, str] | None = None,
+    serving: arguments.Serving | None = None,
+    profile_path: Path | None = None,
 ) -> Iterator[Server]:
     """Start llama-server for a placement, wait until it is healthy, and stop it when the context ends.
 
@@ -192,18 +206,22 @@ def launch(
         gpu: the GPU, real or virtual; None keeps everything on the CPU.
         ceiling_mib: VRAM that the server may use, MiB.
         log_path: the server's log file, kept.
-        port: loopback port; None takes a free one.
+        port: to listen on; None takes a free one.
         load_timeout_s: seconds until health; None allows 120 and the model's size at 50 MiB/s.
         on_progress: called with a few words when what the server is doing changes.
         no_warmup: skip llama-server's empty warm-up run.
         extra_env: more variables, which win over those of the placement (another plug-in than our device).
+        serving: for people to use; None = for a measurement, on loopback.
+        profile_path: profile that the device reads, if it is there, and writes at the end; None = the
+            placement's, which stays as it is.
 
     Raises:
         LaunchFailed: it ran out of memory, crashed, did not come up in time, or not as asked.
         PortTakenError: the asked-for port is in use.
     """
+    host = serving.host if serving else "127.0.0.1"
     if port is not None:
-        _require_free(port)
+        require_free(port, host)
     chosen = free_port() if port is None else port
     folder = Path(tempfile.mkdtemp(prefix="hottune-"))  # mode 0700, and short: socket paths have a limit
     try:
@@ -215,7 +233,7 @@ def launch(
             ceiling_mib=ceiling_mib,
             stats_path=_stats_path(folder),
             socket_path=_socket_path(folder),
-            profile_path=_own_profile(placement, folder),
+            profile_path=profile_path or _own_profile(placement, folder),
         )
         command = arguments.server_argv(
             build,
@@ -226,6 +244,7 @@ def launch(
             gpu=gpu,
             ceiling_mib=ceiling_mib,
             no_warmup=no_warmup,
+            serving=serving,
         )
         if "GGML_BACKEND_PATH" in added and not build.device_library.is_file():
             # llama.cpp would log a line and serve without it.
@@ -237,7 +256,7 @@ def launch(
         except OSError as error:
             detail = f"llama-server could not be started: {error}"
             raise LaunchFailed(Crashed(exit_code=None, detail=detail)) from error
-        server = Server(child, chosen, placement, folder, command)
+        server = Server(child, chosen, placement, folder, command, host)
         server.env = added
         try:
             limit_s = load_timeout_s if load_timeout_s is not None else _load_limit_s(model)
@@ -292,21 +311,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _require_free(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+def require_free(port: int, host: str = "127.0.0.1") -> None:
+    """Return if the port can be listened on.
+
+    Raises:
+        PortTakenError: it cannot.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is no one's
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
-            raise _port_taken(port, error.strerror or str(error)) from error
+            raise _port_taken(port, error.strerror or str(error), host) from error
 
 
-def _port_taken(port: int, why: str) -> PortTakenError:
+def _port_taken(port: int, why: str, host: str = "127.0.0.1") -> PortTakenError:
     return PortTakenError(
-        f"Port {port} on 127.0.0.1 cannot be used: {why}.",
+        f"Port {port} on {host} cannot be used: {why}.",
         "Another program most likely listens there.",
         "Choose another with --port, or leave it out and a free one is taken.",
     )
+
+
+def _reachable(host: str) -> str:
+    """Return how this machine itself reaches a server that listens on `host`, as it stands in a URL."""
+    if host in ("0.0.0.0", "::"):  # all addresses
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    return f"[{host}]" if ":" in host else host
 
 
 def _stats_path(folder: Path) -> Path:

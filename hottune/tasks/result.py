@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from statistics import fmean
 
 import hottune
-from hottune.engine.argv import server_command, shell_command
+from hottune.engine.argv import Serving, server_command, shell_command
 from hottune.errors import NothingMeasuredError
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
@@ -39,8 +39,6 @@ from hottune.units import MIB, format_bytes
 from hottune.workload.summary import same_text
 
 SERVE_PORT = 8080
-#: Variables of a measurement that serving does not need.
-MEASURING_ONLY = ("GGML_HOT_STATS", "GGML_HOT_SOCKET")
 
 _METRICS: tuple[Metric, ...] = ("decode", "prefill", "turn")
 
@@ -106,8 +104,13 @@ def make_report(
     )
 
 
-def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str], dict[str, str]]:
-    """Return the command line of a placement's server and the variables hottune adds."""
+def argv_and_env(
+    plan: Plan, placement: Placement, port: int, serving: Serving | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of a placement's server and the variables hottune adds.
+
+    `serving` is for people to use; without it, it is as measured.
+    """
     return server_command(
         plan.engine,
         plan.model.path,
@@ -116,6 +119,7 @@ def argv_and_env(plan: Plan, placement: Placement, port: int) -> tuple[list[str]
         port=port,
         gpu=plan.gpu,
         ceiling_mib=plan.usable_mib,
+        serving=serving,
     )
 
 
@@ -255,9 +259,9 @@ def _winner(plan: Plan, rows: list[Arm], decides: Contest) -> Winner:
         reason = f"{chosen.name}: no baseline could be measured"
     else:
         chosen, reason = by_name[advice.arm], advice.reason
-    argv, env = argv_and_env(plan.without_ballast, chosen.placement, plan.config.port or SERVE_PORT)
-    served = {key: value for key, value in env.items() if key not in MEASURING_ONLY}
-    return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, served))
+    port = plan.config.port or SERVE_PORT
+    argv, env = argv_and_env(plan.without_ballast, chosen.placement, port, Serving())
+    return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, env))
 
 
 def _limits(replicates: Replicates, plan: Plan) -> list[WarningNote]:

@@ -9,7 +9,15 @@ from engine_builder import REAL_GPU, VIRTUAL_GPU, engine_build, model_file, plac
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hottune.engine.argv import child_environment, fit_target_mib, server_argv, server_env, shell_command
+from hottune.engine.argv import (
+    Serving,
+    child_environment,
+    fit_target_mib,
+    server_argv,
+    server_command,
+    server_env,
+    shell_command,
+)
 from hottune.engine.facts import Backend
 from hottune.machine.facts import Gpu
 from hottune.placement import KvType, LoadMode, Placement, SpecType
@@ -17,6 +25,14 @@ from hottune.units import MIB
 
 #: 4 layers x 32 experts, 2 MiB an expert.
 SHAPE = model_file(Path("/m/x.gguf")).shape.model_copy(update={"layer_expert_bytes": (32 * 2 * MIB,) * 4})
+MEASURING_FLAGS = {
+    "--no-ui",
+    "--no-slots",
+    "--no-cache-prompt",
+    "--cache-ram",
+    "--no-cache-idle-slots",
+    "-ctxcp",
+}
 PLACEMENT_FLAGS = {"-ngl", "-ncmoe", "-cmoe", "-ot", "-ts"}
 
 
@@ -240,3 +256,37 @@ def test_the_shell_line_means_exactly_the_command_and_environment(
 ) -> None:
     words = shlex.split(shell_command(argv, env))
     assert words == [f"{name}={text}" for name, text in env.items()] + argv
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("gpu", [REAL_GPU, VIRTUAL_GPU, None])
+def test_serving_takes_away_what_only_measuring_needs_and_nothing_else(gpu: Gpu | None, fit: bool) -> None:
+    where = placement(hot_k=8, parallel=2, fit=fit, spec_type="ngram-mod")
+    measured, served = argv_of(where, gpu), argv_of(where, gpu, serving=Serving())
+    assert set(measured) >= MEASURING_FLAGS
+    assert MEASURING_FLAGS.isdisjoint(served)
+    assert [word for word in measured if word not in MEASURING_FLAGS | {"0"}] == [
+        word for word in served if word != "0"
+    ]
+
+
+def test_serving_listens_where_it_is_told_and_arguments_of_the_user_come_last() -> None:
+    argv = argv_of(placement(), serving=Serving(host="0.0.0.0", extra=("--api-key", "x")))
+    assert value(argv, "--host") == "0.0.0.0"
+    assert argv[-2:] == ["--api-key", "x"]
+
+
+def test_a_command_to_show_has_the_profile_and_no_files_of_a_measurement() -> None:
+    _, env = server_command(
+        engine_build(),
+        Path("/m/x.gguf"),
+        placement(hot_k=8),
+        shape=SHAPE,
+        port=1234,
+        gpu=VIRTUAL_GPU,
+        ceiling_mib=64,
+        serving=Serving(),
+        profile_path=Path("/p/uses.json"),
+    )
+    assert env["GGML_HOT_PROFILE"] == "/p/uses.json"
+    assert {"GGML_HOT_STATS", "GGML_HOT_SOCKET"}.isdisjoint(env)

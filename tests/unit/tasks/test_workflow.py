@@ -63,7 +63,7 @@ def run(folder: Path, measuring: Measuring, **changes: object) -> tuple[Report, 
 
 
 def test_a_clear_gain_is_recommended_with_its_interval_and_its_command(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, servers(hot_speed=1.3), confirm_top=1)
+    report, told = run(tmp_path, servers(hot_speed=1.3), confirm_top=1)
     assert report.winner is not None
     assert report.winner.arm == "hot"
     hot = next(arm for arm in report.arms if arm.name == "hot")
@@ -73,6 +73,8 @@ def test_a_clear_gain_is_recommended_with_its_interval_and_its_command(tmp_path:
     assert hot.versus_turn.ratio == pytest.approx(1.3, rel=0.05)
     assert "GGML_HOT_K=" in report.winner.command
     assert "GGML_HOT_STATS" not in report.winner.command
+    assert "--no-cache-prompt" not in report.winner.command, "it is for people, not for a measurement"
+    assert f"Serve it: hottune serve {tmp_path}" in "\n".join(told.lines)
 
 
 def test_without_a_gain_the_best_baseline_is_recommended(tmp_path: Path) -> None:
