@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
 from hottune.machine.cooldown import LIMIT_S, QUICK_LIMIT_S
-from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.report import save
-from hottune.report.schema import ArmName, Replicate, Report, Roofline, Trial, WarningNote
-from hottune.search.baselines import BASELINES
-from hottune.search.confirm import LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
+from hottune.report.schema import ArmName, Replicate, Report, Roofline, WarningNote
+from hottune.search.baselines import BASELINES, first_baselines
+from hottune.search.confirm import HOT_ARMS, LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
 from hottune.search.journal import Journal
 from hottune.search.recorder import Measure, Say
 from hottune.search.structure import Start, foreseen
@@ -264,15 +263,11 @@ class Clock:
         if sum(1 for trial in trials if trial.arm is None) < LEAST_TRIALS:
             return False
         # A replicate needs a fresh server; what was measured without loading one says nothing about that.
-        seconds = [trial.seconds for trial in trials if not _reused(trial)]
+        seconds = [trial.seconds for trial in trials if not trial.in_reused_server]
         each_s = sum(seconds) / len(seconds)
         arms = len(BASELINES) + self._config.top_wanted
         servers = 1 + arms * min(LEAST_ROUNDS, self._config.rounds.most)
         return time.monotonic() - self._began + servers * each_s >= budget_s
-
-
-def _reused(trial: Trial) -> bool:
-    return isinstance(trial.outcome, Measurement) and trial.outcome.reused_server
 
 
 @dataclass(frozen=True)
@@ -290,18 +285,10 @@ def dry_run(config: RunConfig) -> tuple[Plan, list[Shown]]:
     """Return the servers that a run would start first: baselines and grid. Starts and builds nothing."""
     plan = as_ballasted(prepare.prepare_for_show(config))
     space = plan.space
-    first = max(space.ubatches)
-    wanted: list[tuple[str, Placement]] = [("all-cpu", space.all_cpu(first))]
-    for ubatch in sorted(space.ubatches, reverse=True):
-        fewest = space.fewest_cpu_layers(ubatch)
-        if fewest < plan.model.shape.n_layers:
-            wanted.append(("layers", space.layers(fewest, ubatch)))
-    wanted.append(("fit", space.fit(first)))
-    n_baselines = len(wanted)
     start = Start(max(space.ubatches), space.base.threads)
-    wanted += [("hot", placement) for placement in foreseen(space, start, quick=config.quick)]
+    hot = foreseen(space, start, quick=config.quick)[: config.trials_wanted]
     shown = []
-    for arm, placement in wanted[: n_baselines + config.trials_wanted]:
+    for arm, placement in [*first_baselines(space), *((HOT_ARMS[0], one) for one in hot)]:
         argv, env = argv_and_env(plan, placement, config.port or 8080)
         predicted = None if placement.fit else space.predicted_mib(placement)
         shown.append(Shown(arm, placement, predicted, argv, env))

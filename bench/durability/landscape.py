@@ -11,19 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import made_up
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.machine.facts import Cpu, Machine
 from hottune.models.memory import estimate
 from hottune.models.shape import ModelFile, MoeShape
-from hottune.outcomes import (
-    Engagement,
-    HotStats,
-    Measurement,
-    NotEngaged,
-    Outcome,
-    OutOfMemory,
-    RequestSample,
-)
+from hottune.outcomes import Measurement, NotEngaged, Outcome, OutOfMemory, RequestSample
 from hottune.placement import Placement
 from hottune.search.recorder import Measure
 from hottune.tasks import prepare
@@ -132,22 +125,11 @@ def _wobble(placement: Placement, count: int) -> float:
 
 def measured(placement: Placement, turn_s: float, vram_mib: float, *, text: str = "text") -> Measurement:
     """Return a measurement with one request, of which three quarters of the experts were in the cache."""
-    hot = None
-    if placement.hot_k:
-        hot = HotStats(
-            slots=placement.hot_k,
-            layers=placement.n_cpu_moe,
-            hits=3,
-            misses=1,
-            uploads=1,
-            uploaded_bytes=1,
-            cache_bytes=1,
-        )
     sample = RequestSample(
         workload="chat",
         warmup=False,
         prompt_tokens=100,
-        output_tokens=100,
+        output_tokens=101,
         prefill_ms=100,
         decode_ms=1000 * turn_s,
         ttft_ms=110,
@@ -155,24 +137,4 @@ def measured(placement: Placement, turn_s: float, vram_mib: float, *, text: str 
         token_ms=[1.0],
         text_sha256=text,
     )
-    return Measurement(
-        prefill_tok_s=1000,
-        decode_tok_s=100 / turn_s,
-        ttft_ms=110,
-        turn_s=turn_s,
-        token_ms_p50=1,
-        token_ms_p95=1,
-        token_ms_p99=1,
-        vram_peak_mib=vram_mib,
-        vram_source="virtual",
-        load_s=1,
-        engagement=Engagement(
-            gpu_device="VGPU0",
-            vram_model_mib=1,
-            vram_kv_mib=1,
-            vram_compute_mib=1,
-            host_model_mib=1,
-            hot=hot,
-        ),
-        requests=[sample],
-    )
+    return made_up.measured(sample, vram_mib, made_up.hot_stats(placement, 3, 1), load_s=1)

@@ -9,9 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from hottune.outcomes import Engagement, HotStats, Measurement, Outcome, OutOfMemory, RequestSample
+from bench.made_up import hot_stats, measured
+from hottune.outcomes import Measurement, Outcome, OutOfMemory, RequestSample
 from hottune.placement import Placement, needs_restart
-from hottune.search.looks import looks_for, noise_of
+from hottune.search.looks import looks_among
 from hottune.search.space import Space
 
 
@@ -103,7 +104,7 @@ class Clocked:
                 turns.setdefault(placement, []).append(turn_s)
         if not turns:
             return 0.0
-        looks = min(looks_for(noise_of(turns.values())), max(map(len, turns.values())))
+        looks = looks_among(turns.values())
         known = [placement for placement, found in turns.items() if len(found) >= looks]
         best = self.truth(min(known, key=lambda placement: fmean(turns[placement])))
         assert best is not None
@@ -113,19 +114,7 @@ class Clocked:
 def outcome(placement: Placement, truth: Truth, wobble: float = 1.0) -> Measurement:
     """Return a measurement with the numbers of a landscape."""
     prefill_s, decode_s = truth.prefill_s * wobble, truth.decode_s * wobble
-    token_ms = 1000 * decode_s / max(1, truth.output_tokens - 1)
-    hot = None
-    if placement.hot_k and truth.hit_rate is not None:
-        hits = round(1000 * truth.hit_rate)
-        hot = HotStats(
-            slots=placement.hot_k,
-            layers=placement.n_cpu_moe,
-            hits=hits,
-            misses=1000 - hits,
-            uploads=1,
-            uploaded_bytes=1,
-            cache_bytes=1,
-        )
+    hits = round(1000 * (truth.hit_rate or 0.0))
     sample = RequestSample(
         workload="landscape",
         warmup=False,
@@ -135,29 +124,10 @@ def outcome(placement: Placement, truth: Truth, wobble: float = 1.0) -> Measurem
         decode_ms=1000 * decode_s,
         ttft_ms=1000 * prefill_s,
         turn_s=prefill_s + decode_s,
+        token_ms=[1000 * decode_s / max(1, truth.output_tokens - 1)],
         text_sha256="",
     )
-    return Measurement(
-        prefill_tok_s=truth.prompt_tokens / prefill_s,
-        decode_tok_s=(truth.output_tokens - 1) / decode_s,
-        ttft_ms=1000 * prefill_s,
-        turn_s=prefill_s + decode_s,
-        token_ms_p50=token_ms,
-        token_ms_p95=token_ms,
-        token_ms_p99=token_ms,
-        vram_peak_mib=truth.vram_mib,
-        vram_source="virtual",
-        load_s=0.0,
-        engagement=Engagement(
-            gpu_device="model",
-            vram_model_mib=0,
-            vram_kv_mib=0,
-            vram_compute_mib=0,
-            host_model_mib=0,
-            hot=hot,
-        ),
-        requests=[sample],
-    )
+    return measured(sample, truth.vram_mib, hot_stats(placement, hits, 1000 - hits))
 
 
 def sweep(landscape: Landscape) -> tuple[float, float]:

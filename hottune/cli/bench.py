@@ -11,7 +11,7 @@ from rich.text import Text
 from hottune.cli import options
 from hottune.cli.common import console, emit_json, error_facts, handled, make_progress, show_error
 from hottune.cli.run import close
-from hottune.errors import BadSettingError, HottuneError, NotEngagedError, ServerError
+from hottune.errors import BadSettingError, HottuneError
 from hottune.outcomes import Measurement, Outcome
 from hottune.placement import LARGEST_BYPASS, STREAM_FROM, Placement, Policy, SpecType
 from hottune.tasks.settings import RunConfig
@@ -290,13 +290,10 @@ def _multi(found: list[Measurement]) -> dict[str, int | float] | None:
 
 def _error_of(outcomes: list[Outcome]) -> HottuneError | None:
     """Return the error of the first replicate that is no measurement."""
+    from hottune.tasks.endings import fatal
+
     bad = next((outcome for outcome in outcomes if not isinstance(outcome, Measurement)), None)
     if bad is None:
         return None
-    kind = NotEngagedError if bad.kind == "not_engaged" else ServerError
-    tail = "\n".join(getattr(bad, "log_tail", [])[-5:])
-    return kind(
-        f"This placement was not measured: {bad.kind.replace('_', ' ')}.",
-        bad.detail + (f"\n{tail}" if tail else ""),
-        "`hottune doctor` checks engine and device; less VRAM: lower --hot-k, higher --n-cpu-moe.",
-    )
+    next_step = "`hottune doctor` checks engine and device; less VRAM: lower --hot-k, higher --n-cpu-moe."
+    return fatal(bad, "This placement was not measured", next_step)

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.report.beside import LEAST_KLD
+from hottune.report.schema import METRICS
 from hottune.report.terminal import NARROWEST, UNKNOWN_WIDTH, VERDICT_STYLE, WIDEST
 from hottune.report.wording import NOTHING, interval, number, share
-from hottune.tasks.comparison import FACTS, METRICS, AgainstFirst, ComparedArm, Comparison, Fact
+from hottune.tasks.comparison import FACTS, AgainstFirst, ComparedArm, Comparison, Fact
 from hottune.tasks.gate import Judged
 
 _UNITS = {"decode": "decode tok/s", "prefill": "prefill tok/s", "turn": "whole turn s"}

@@ -110,13 +110,7 @@ def _notes(report: Report) -> str:
     methods = wording.methods(wording.comparisons(report))
     if methods:
         notes.append(f"± after a change is the longer half of its interval ({methods}).")
-    if any(arm.kld_to_all_cpu is not None for arm in report.arms):
-        notes.append(
-            "KLD is the KL divergence of the next-token distribution from all-cpu's, a lower bound from the "
-            "most probable tokens."
-        )
-    if any(arm.vram_source == "device-change" for arm in report.arms):
-        notes.append("~ marks the change of the whole device, where the process's own use is hidden.")
+    notes += wording.footnotes(report)
     return escape(" ".join(notes))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -16,7 +16,7 @@ from hottune.engine.facts import EngineBuild
 from hottune.machine.ballast import Ballast
 from hottune.machine.facts import Machine
 from hottune.models.shape import ModelFile
-from hottune.outcomes import Outcome
+from hottune.outcomes import Measurement, Outcome
 from hottune.placement import Placement
 from hottune.routing.bound import Bandwidths
 from hottune.workload.facts import Workload
@@ -27,6 +27,7 @@ SCHEMA_VERSION = 1
 #: `probe` and `hot+layers` are arms of the device's benchmark (bench/device) alone.
 ArmName = Literal["all-cpu", "layers", "fit", "hot", "hot-2", "hot-3", "probe", "hot+layers"]
 Metric = Literal["decode", "prefill", "turn"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 class _Model(BaseModel):
@@ -53,6 +54,11 @@ class Trial(_Model):
     started: datetime
     seconds: float
     worker: str = Field(default="", description="process that measured it, where several share the study")
+
+    @property
+    def in_reused_server(self) -> bool:
+        """Whether it was measured in the server of the trial before."""
+        return isinstance(self.outcome, Measurement) and self.outcome.reused_server
 
 
 class Change(_Model):

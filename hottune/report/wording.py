@@ -287,6 +287,19 @@ def _moved(before: float, after: float) -> str:
     return f"search {number(before)} → re-measured {number(after)} ({_signed(percent, 1)})"
 
 
+def footnotes(report: Report) -> list[str]:
+    """Return what explains the table of arms in long formats, beside what its changes are."""
+    notes = []
+    if any(arm.kld_to_all_cpu is not None for arm in report.arms):
+        notes.append(
+            "KLD is the KL divergence of the next-token distribution from all-cpu's, a lower bound from the "
+            "most probable tokens."
+        )
+    if any(arm.vram_source == "device-change" for arm in report.arms):
+        notes.append("~ marks the change of the whole device, where the process's own use is hidden.")
+    return notes
+
+
 def is_virtual(report: Report) -> bool:
     """Tell whether any number here comes from the virtual GPU."""
     return any(arm.vram_source == "virtual" for arm in report.arms) or any(

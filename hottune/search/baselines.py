@@ -56,6 +56,15 @@ def measure_baselines(space: CurrentSpace, attempt: Attempt, cost: Cost) -> None
         tried("fit", before.fit(ubatch))
 
 
+def first_baselines(space: Space) -> list[tuple[ArmName, Placement]]:
+    """Return the baselines that `measure_baselines` begins with, as far as no measurement decides."""
+    ubatches = sorted(space.ubatches, reverse=True)
+    layers = [(space.fewest_cpu_layers(ubatch), ubatch) for ubatch in ubatches]
+    found: list[tuple[ArmName, Placement]] = [("all-cpu", space.all_cpu(ubatches[0]))]
+    found += [("layers", space.layers(n, ubatch)) for n, ubatch in layers if n < space.shape.n_layers]
+    return [*found, ("fit", space.fit(ubatches[0]))]
+
+
 def _best_threads(
     space: CurrentSpace, best: Placement, least: float, tried: Attempt, found: dict[Placement, float]
 ) -> Placement:

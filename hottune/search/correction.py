@@ -15,7 +15,7 @@ OOM_STEP = 0.01
 NeedMib = Callable[[Placement], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Surprise:
     """How much more VRAM than predicted placements of one kind took."""
 
@@ -23,6 +23,11 @@ class Surprise:
     ubatch: int
     n_cpu_moe: int
     mib: float
+
+    @property
+    def kind(self) -> tuple[bool, int, int]:
+        """What it is told of."""
+        return self.hot, self.ubatch, self.n_cpu_moe
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,22 @@ class Correction:
         placement is taken to have needed just over the ceiling, so neither it nor anything larger is planned
         again.
         """
-        found: dict[tuple[bool, int, int], float] = {}
+        learnt = cls()
         for placement, outcome in history:
-            if placement.fit:
-                continue
-            surprise = _surprise_mib(placement, outcome, need_mib, ceiling_mib)
-            if surprise is None:
-                continue
-            key = (placement.hot_k > 0, placement.ubatch, placement.n_cpu_moe)
-            found[key] = max(found.get(key, surprise), surprise)
-        return cls(tuple(Surprise(*key, offset) for key, offset in sorted(found.items())))
+            learnt = learnt.after(placement, outcome, need_mib, ceiling_mib)
+        return learnt
+
+    def after(
+        self, placement: Placement, outcome: Outcome, need_mib: NeedMib, ceiling_mib: float
+    ) -> Correction:
+        """Return what is known with one more outcome."""
+        found = None if placement.fit else _surprise_mib(placement, outcome, need_mib, ceiling_mib)
+        if found is None:
+            return self
+        one = Surprise(placement.hot_k > 0, placement.ubatch, placement.n_cpu_moe, found)
+        others = [known for known in self.surprises if known.kind != one.kind]
+        same = [known for known in self.surprises if known.kind == one.kind]
+        return Correction(tuple(sorted([*others, max([*same, one], key=lambda known: known.mib)])))
 
     def offset_mib(self, placement: Placement) -> float:
         """Return what to add to the memory model's answer for a placement.

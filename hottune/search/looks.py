@@ -8,7 +8,7 @@ as the noise asks for, which the repeated measurements themselves tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 
 #: Noise that is assumed before anything was measured twice, and how many degrees of freedom that is worth.
@@ -39,6 +39,15 @@ def noise_of(repeats: Iterable[Sequence[float]]) -> float:
 def looks_for(noise: float) -> int:
     """Return how many measurements bring the scatter of their mean down to `WANTED`, within bounds."""
     return min(MOST, max(FEWEST, math.ceil((noise / WANTED) ** 2)))
+
+
+def looks_among(costs: Collection[Sequence[float]]) -> int:
+    """Return how often one of these must be measured to be well known: by the noise, or the most there is.
+
+    Args:
+        costs: for each placement, its costs, measurement by measurement.
+    """
+    return min(looks_for(noise_of(costs)), max(map(len, costs), default=1))
 
 
 def gain(found: float, before: float) -> float:

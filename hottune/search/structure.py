@@ -1,8 +1,8 @@
 """Structure before sampling: what to measure next, from what is known, before any sampler draws.
 
-The plan is an ordinary program, `_plan`, that asks for the cost of one placement after another and decides by
-the answers. What the journal knows is answered; the first unknown placement stops the program, is measured,
-and the program runs again from its beginning. So the plan has no state of its own: a study that was killed,
+The plan is an ordinary program, `_Plan.run`, that asks for the cost of one placement after another and
+decides by the answers. What the journal knows is answered; the first unknown one stops it, is measured,
+and it runs again from its beginning. So the plan has no state of its own: a study that was killed,
 or that several workers share, goes on with the same placements.
 
 The plan: where along the ceiling the best mix of whole layers and cache lies (an earlier study or the cost

@@ -15,7 +15,7 @@ from hottune.search.draw import Fixed
 from hottune.search.entries import Planned
 from hottune.search.hints import NO_HINTS, Hints
 from hottune.search.journal import Journal
-from hottune.search.looks import MOST, gain, looks_for, noise_of
+from hottune.search.looks import MOST, gain, looks_among, looks_for, noise_of
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.recorder import Measure
 from hottune.search.space import Space
@@ -38,7 +38,6 @@ DRAWN_TOGETHER: tuple[tuple[str, ...], ...] = (
 CLOSE = 0.5
 
 Watch = Callable[[Trial], None]
-Announce = Callable[[Placement], None]
 
 
 def nobody(trial: Trial) -> None:
@@ -130,7 +129,7 @@ class Study:
         First what seems better than the best and was measured less often than the noise asks for; then close
         runners-up, and the best itself beside them, as long as they are within half a standard error.
         """
-        searched = [trial for trial in trials if trial.arm is None]
+        searched = _searched(trials)
         costs = costs_of(searched, self.objective, self.journal.limits)
         mean = {placement: fmean(one) for placement, one in costs.items()}
         noise = noise_of(costs.values())
@@ -247,7 +246,7 @@ def ranked(trials: Iterable[Trial], objective: Objective, limits: Limits = NO_LI
             first.setdefault(trial.placement, trial)
     costs = costs_of(known, objective)
     kept = costs_of(known, objective, limits)
-    looks = min(looks_for(noise_of(costs.values())), max(map(len, costs.values()), default=1))
+    looks = looks_among(costs.values())
 
     def rank(placement: Placement) -> tuple[bool, bool, float]:
         return placement not in kept, len(costs[placement]) < looks, fmean(costs[placement])

@@ -76,7 +76,7 @@ def paired_change(
     ratio = math.exp(float(np.mean(logs)))
     if n < needed:
         return PairedChange(ratio, None, None, "can't tell", f"{name} needs n>={needed}, n={n}")
-    low, high, p_value = _t(logs, level) if method == "t" else _permutation(logs, level)
+    low, high, p_value = student_t(logs, level) if method == "t" else _permutation(logs, level)
     verdict: Verdict = "faster" if low > 0 else "slower" if high < 0 else "can't tell"
     return PairedChange(ratio, math.exp(low), math.exp(high), verdict, f"{name}, n={n}", p_value)
 
@@ -108,7 +108,7 @@ def _log_ratios(a: Sequence[float], b: Sequence[float], higher_is_better: bool) 
     return np.round(logs if higher_is_better else -logs, _DIGITS)
 
 
-def _t(logs: NDArray[np.float64], level: float) -> tuple[float, float, float]:
+def student_t(logs: NDArray[np.float64], level: float) -> tuple[float, float, float]:
     """Return low, high (log scale) and the p-value of Student's one-sample t on the log-ratios."""
     n = len(logs)
     mean = float(np.mean(logs))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
+
+from hottune.stats.intervals import student_t
 
 
 def level_interval(samples: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
@@ -26,8 +27,6 @@ def level_interval(samples: Sequence[float], level: float = 0.95) -> tuple[float
         raise ValueError(f"samples must be positive, not {list(samples)}")
     if len(samples) < 2:
         return None
-    logs = np.log(np.asarray(samples, dtype=float))
-    half = float(stdtrit(len(logs) - 1, (1 + level) / 2) * logs.std(ddof=1) / math.sqrt(len(logs)))
-    middle = float(logs.mean())
+    low, high, _ = student_t(np.log(np.asarray(samples, dtype=np.float64)), level)
     # exp overflows above 709: two samples that differ by orders of magnitude know no upper bound.
-    return math.exp(middle - half), math.exp(middle + half) if middle + half < 700 else math.inf
+    return math.exp(low), math.exp(high) if high < 700 else math.inf

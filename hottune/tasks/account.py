@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hottune.outcomes import Measurement
 from hottune.report.schema import SearchAccount, Trial
+from hottune.search.correction import NO_CORRECTION
 from hottune.search.objective import Objective, front
 from hottune.search.space import Space
 
@@ -26,16 +27,15 @@ def account(space: Space, trials: Sequence[Trial], objective: Objective) -> Sear
         objective: a front is told for `pareto` alone.
     """
     measured = [trial for trial in trials if isinstance(trial.outcome, Measurement)]
-    reused = [trial for trial in measured if _reused(trial)]
-    placed = [trial for trial in measured if not trial.placement.fit and not _reused(trial)]
-    errors = [_vram_error(space, trials, trial) for trial in placed]
+    reused = sum(trial.in_reused_server for trial in trials)
+    errors = vram_errors(space, trials)
     on_front: list[int] = []
     if objective is Objective.PARETO:
         outcomes = [trial.outcome for trial in measured if isinstance(trial.outcome, Measurement)]
         on_front = [measured[index].number for index in front(outcomes)]
     return SearchAccount(
-        servers=len(trials) - len(reused),
-        reused=len(reused),
+        servers=len(trials) - reused,
+        reused=reused,
         seconds=sum(trial.seconds for trial in trials),
         vram_error=max(errors[JUDGED_AFTER:], default=None),
         vram_judged=len(errors[JUDGED_AFTER:]),
@@ -43,17 +43,18 @@ def account(space: Space, trials: Sequence[Trial], objective: Objective) -> Sear
     )
 
 
-def _reused(trial: Trial) -> bool:
-    return isinstance(trial.outcome, Measurement) and trial.outcome.reused_server
-
-
-def _vram_error(space: Space, trials: Sequence[Trial], trial: Trial) -> float:
-    assert isinstance(trial.outcome, Measurement)
-    before = [(one.placement, one.outcome) for one in trials if one.number < trial.number]
-    placement = trial.placement
-    hot = trial.outcome.engagement.hot
-    if hot is not None and hot.slots < placement.hot_k:
-        # What was not given was not taken: the model is asked about what the device really held.
-        placement = placement.model_copy(update={"hot_k": hot.slots})
-    predicted = space.corrected(before).predicted_mib(placement)
-    return abs(predicted / trial.outcome.vram_peak_mib - 1)
+def vram_errors(space: Space, trials: Sequence[Trial]) -> list[float]:
+    """Return the relative error of predicted peak VRAM for each judged trial, in order."""
+    known, errors = NO_CORRECTION, []
+    for trial in trials:
+        placement, outcome = trial.placement, trial.outcome
+        if isinstance(outcome, Measurement) and not (placement.fit or trial.in_reused_server):
+            held = placement
+            hot = outcome.engagement.hot
+            if hot is not None and hot.slots < placement.hot_k:
+                # What was not given was not taken: the model is asked about what the device really held.
+                held = placement.model_copy(update={"hot_k": hot.slots})
+            predicted = space.need_mib(held) + known.offset_mib(held)
+            errors.append(abs(predicted / outcome.vram_peak_mib - 1))
+        known = known.after(placement, outcome, space.need_mib, space.ceiling_mib)
+    return errors

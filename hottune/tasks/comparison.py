@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hottune.errors import NotComparableError
 from hottune.outcomes import Measurement
-from hottune.report.schema import Change, Metric
+from hottune.report.schema import METRICS, Change, Metric
 from hottune.report.wording import VIRTUAL_GPU, is_virtual
 from hottune.search.objective import Objective
 from hottune.stats import FIXED_LEVEL, Contest, PairedChange, holm_changes, unpaired_change
 from hottune.tasks.comparable import Chosen, Difference, differences, obstacles
 
-METRICS: tuple[Metric, ...] = ("decode", "prefill", "turn")
 Fact = Literal["kld_to_all_cpu", "vram_peak_mib", "hit_rate"]
 FACTS: tuple[Fact, ...] = ("kld_to_all_cpu", "vram_peak_mib", "hit_rate")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hottune.engine.interface import Stage
 from hottune.engine.server import Server
+from hottune.errors import NotEngagedError, ServerError
 from hottune.outcomes import Crashed, Garbage, Outcome, Rejected, TimedOut
 from hottune.workload.client import RequestFailed, WrongAnswer
 
@@ -25,6 +26,23 @@ def ended(server: Server, failed: RequestFailed, stage: Stage, limit_s: float) -
     if isinstance(found, Crashed):
         return found.model_copy(update={"detail": f"{failed}; {found.detail}"})
     return found
+
+
+def fatal(
+    outcome: Outcome, what: str, next_step: str, *, log_lines: int = 5
+) -> NotEngagedError | ServerError:
+    """Return the error for an outcome that no study records.
+
+    Args:
+        outcome: no measurement.
+        what: happened, in a few words; the outcome's kind is added.
+        next_step: for the user.
+        log_lines: of the server's log, shown at most.
+    """
+    kind = NotEngagedError if outcome.kind == "not_engaged" else ServerError
+    tail = "\n".join(getattr(outcome, "log_tail", [])[-log_lines:])
+    detail = getattr(outcome, "detail", "") + (f"\n{tail}" if tail else "")
+    return kind(f"{what}: {outcome.kind.replace('_', ' ')}.", detail, next_step)
 
 
 def with_log(outcome: Outcome, server: Server) -> Outcome:

@@ -315,11 +315,7 @@ def _real_gpu(config: RunConfig, engine: EngineBuild, machine: Machine) -> Gpu:
     if machine.gpus:
         if config.gpu is None:
             return max(machine.gpus, key=lambda gpu: gpu.vram_free_mib)
-        for gpu in machine.gpus:
-            if gpu.index == config.gpu:
-                return gpu
-        indices = ", ".join(str(gpu.index) for gpu in machine.gpus)
-        raise BadSettingError(f"There is no GPU {config.gpu}.", next_step=f"GPUs here: {indices}.")
+        return numbered_gpu(machine, config.gpu)
     if config.vram_mib is None:
         raise BadSettingError(
             f"The engine is built for {engine.backend}, but this GPU's memory cannot be read.",
@@ -328,6 +324,19 @@ def _real_gpu(config: RunConfig, engine: EngineBuild, machine: Machine) -> Gpu:
         )
     size = config.vram_mib
     return Gpu(index=config.gpu or 0, name=str(engine.backend), vram_total_mib=size, vram_free_mib=size)
+
+
+def numbered_gpu(machine: Machine, index: int) -> Gpu:
+    """Return the GPU of NVML's number.
+
+    Raises:
+        BadSettingError: there is none of that number.
+    """
+    for gpu in machine.gpus:
+        if gpu.index == index:
+            return gpu
+    indices = ", ".join(str(gpu.index) for gpu in machine.gpus)
+    raise BadSettingError(f"There is no GPU {index}.", next_step=f"GPUs here: {indices}.")
 
 
 def _one_ubatch(space: Space) -> Space:

@@ -10,8 +10,9 @@ from pathlib import Path
 from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.errors import BadSettingError, NotEngagedError, ServerError
-from hottune.outcomes import HotStats, Outcome, RequestSample
+from hottune.outcomes import HotStats, RequestSample
 from hottune.placement import LARGEST_BYPASS, Placement, Policy
+from hottune.tasks.endings import fatal
 from hottune.tasks.logs import new_log
 from hottune.tasks.measure import REQUEST_TIMEOUT_S
 from hottune.tasks.prepare import Plan
@@ -143,7 +144,8 @@ def record(
             if refused is not None:
                 raise LaunchFailed(refused.model_copy(update={"log_tail": server.log_tail()}))
     except LaunchFailed as failed:
-        raise _error(failed.outcome) from failed
+        next_step = "`hottune doctor` checks engine and device; less VRAM: lower --hot-k."
+        raise fatal(failed.outcome, "Nothing was traced", next_step) from failed
 
 
 def _record_in(
@@ -176,16 +178,6 @@ def _record_in(
         ) from failed
     note(len(workload.requests), "")
     kept.hot = server.hot_stats() or server.stop()
-
-
-def _error(outcome: Outcome) -> NotEngagedError | ServerError:
-    kind = NotEngagedError if outcome.kind == "not_engaged" else ServerError
-    tail = "\n".join(getattr(outcome, "log_tail", [])[-5:])
-    return kind(
-        f"Nothing was traced: {outcome.kind.replace('_', ' ')}.",
-        getattr(outcome, "detail", "") + (f"\n{tail}" if tail else ""),
-        "`hottune doctor` checks engine and device; less VRAM: lower --hot-k.",
-    )
 
 
 def with_workload(plan: Plan, workload: Workload) -> Plan:

@@ -12,6 +12,7 @@ from hottune.errors import NothingMeasuredError
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.report.schema import (
+    METRICS,
     Arm,
     ArmName,
     Change,
@@ -39,8 +40,6 @@ from hottune.units import MIB, format_bytes
 from hottune.workload.summary import same_text
 
 SERVE_PORT = 8080
-
-_METRICS: tuple[Metric, ...] = ("decode", "prefill", "turn")
 
 
 def make_report(
@@ -70,7 +69,7 @@ def make_report(
             f"The outcomes are in the study '{plan.name}': hottune studies show {plan.name}",
         )
     replicates = {arm.name: arm.replicates for arm in arms if arm.name in measured}
-    contests = {metric: contest(replicates, Objective(metric), confirmed.level) for metric in _METRICS}
+    contests = {metric: contest(replicates, Objective(metric), confirmed.level) for metric in METRICS}
     allowed = eligible(replicates, plan.limits)
     decides = contest(allowed, Objective(objective.metric), confirmed.level)
     best = decides.best_baseline or contests[objective.metric].best_baseline
@@ -198,7 +197,7 @@ def _compared(
                 continue
             found: dict[Metric, PairedChange | None] = {
                 metric: adjusted[metric].get((arm.name, base)) or contests[metric].change(arm.name, base)
-                for metric in _METRICS
+                for metric in METRICS
             }
             changes = {metric: _change(one) for metric, one in found.items() if one is not None}
             ratios |= {base: changes} if changes else {}

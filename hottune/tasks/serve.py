@@ -21,6 +21,7 @@ from hottune.models.shape import ModelFile
 from hottune.outcomes import HotStats
 from hottune.placement import Placement
 from hottune.progress import Progress
+from hottune.tasks.endings import fatal
 
 #: Addresses that only this machine reaches.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -202,11 +203,6 @@ def watch_line(before: Seen, now: Seen, seconds: float) -> str:
     )
 
 
-def _error(outcome: Failure, what: str) -> ServerError | NotEngagedError:
-    kind = NotEngagedError if outcome.kind == "not_engaged" else ServerError
-    tail = "\n".join(outcome.log_tail[-10:])
-    return kind(
-        f"{what}: {outcome.kind.replace('_', ' ')}.",
-        outcome.detail + (f"\n{tail}" if tail else ""),
-        "`hottune doctor` checks engine and device. Others may hold VRAM that the study had.",
-    )
+def _error(outcome: Failure, what: str) -> NotEngagedError | ServerError:
+    next_step = "`hottune doctor` checks engine and device. Others may hold VRAM that the study had."
+    return fatal(outcome, what, next_step, log_lines=10)

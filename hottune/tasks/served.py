@@ -20,6 +20,7 @@ from hottune.search.confirm import HOT_ARMS, candidates
 from hottune.search.journal import Journal
 from hottune.search.objective import Limits
 from hottune.search.study import ranked
+from hottune.tasks.prepare import numbered_gpu
 
 #: Variables that say which GPU a server of the study saw.
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
@@ -172,14 +173,10 @@ def gpu_here(found: Found, engine: EngineBuild, machine: Machine, wanted: int | 
             " ".join(machine.notes),
             "`hottune doctor` shows what is missing.",
         )
-    by_index = {gpu.index: gpu for gpu in machine.gpus}
-    if wanted is not None and wanted not in by_index:
-        indices = ", ".join(str(index) for index in by_index)
-        raise BadSettingError(f"There is no GPU {wanted}.", next_step=f"GPUs here: {indices}.")
-    index = wanted if wanted is not None else found.gpu.index if found.gpu else None
-    if index in by_index:
-        return by_index[index]
-    return max(machine.gpus, key=lambda gpu: gpu.vram_free_mib)
+    if wanted is not None:
+        return numbered_gpu(machine, wanted)
+    studied = [gpu for gpu in machine.gpus if found.gpu is not None and gpu.index == found.gpu.index]
+    return max(studied or machine.gpus, key=lambda gpu: gpu.vram_free_mib)
 
 
 def doubts(found: Found, engine: EngineBuild, gpu: Gpu) -> list[str]:

@@ -65,13 +65,7 @@ def _note(report: Report) -> str:
         notes.append("± after a speed is the standard deviation over fresh servers.")
     if methods := wording.methods(wording.comparisons(report)):
         notes.append(f"Changes stand with their interval ({methods}); above 1 is faster.")
-    if any(arm.kld_to_all_cpu is not None for arm in report.arms):
-        notes.append(
-            "KLD is the KL divergence of the next-token distribution from all-cpu's, a lower bound from the "
-            "most probable tokens."
-        )
-    if any(arm.vram_source == "device-change" for arm in report.arms):
-        notes.append("~ marks the change of the whole device, where the process's own use is hidden.")
+    notes += wording.footnotes(report)
     return " ".join(notes)
 
 

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bench import made_up
 from hottune.models.shape import MoeShape
-from hottune.outcomes import (
-    Engagement,
-    HotStats,
-    Measurement,
-    NotEngaged,
-    Outcome,
-    OutOfMemory,
-    RequestSample,
-)
+from hottune.outcomes import HotStats, Measurement, NotEngaged, Outcome, OutOfMemory, RequestSample
 from hottune.placement import Placement
 from hottune.units import MIB
 
@@ -61,34 +54,15 @@ def measurement(
         workload="chat",
         warmup=False,
         prompt_tokens=100,
-        output_tokens=50,
+        output_tokens=51,
         prefill_ms=200.0,
         decode_ms=turn_s * 1000,
         ttft_ms=210.0,
         turn_s=turn_s,
+        token_ms=[1.0],
         text_sha256=text,
     )
-    return Measurement(
-        prefill_tok_s=500.0,
-        decode_tok_s=50 / turn_s,
-        ttft_ms=210.0,
-        turn_s=turn_s,
-        token_ms_p50=1.0,
-        token_ms_p95=1.0,
-        token_ms_p99=1.0,
-        vram_peak_mib=vram_mib,
-        vram_source="virtual",
-        load_s=0.1,
-        engagement=Engagement(
-            gpu_device="VGPU0",
-            vram_model_mib=1.0,
-            vram_kv_mib=1.0,
-            vram_compute_mib=1.0,
-            host_model_mib=1.0,
-            hot=hot,
-        ),
-        requests=[sample],
-    )
+    return made_up.measured(sample, vram_mib, hot, load_s=0.1)
 
 
 @dataclass
@@ -114,17 +88,7 @@ class SimulatedMachine:
         needs = self.really_needs(placement)
         if needs > self.ceiling_mib:
             return OutOfMemory(stage="load", detail="simulated")
-        hot = None
-        if placement.hot_k:
-            hot = HotStats(
-                slots=placement.hot_k,
-                layers=placement.n_cpu_moe,
-                hits=9,
-                misses=1,
-                uploads=1,
-                uploaded_bytes=1,
-                cache_bytes=1,
-            )
+        hot = made_up.hot_stats(placement, 9, 1)
         return measurement(self.turn_s(placement), vram_mib=needs, hot=hot)
 
     @staticmethod
