@@ -180,6 +180,7 @@ def write(options: argparse.Namespace, plan: Plan, rows: list[Row], loads: list[
         noise=noise,
         rows=rows,
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
