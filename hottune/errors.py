@@ -114,6 +114,12 @@ class SourceInvalidError(HottuneError):
     exit_code = 27
 
 
+class EngineFileError(HottuneError):
+    """An engine file (`--engine`) is not there, is not TOML, or says what no engine file can say."""
+
+    exit_code = 28
+
+
 # --- server: 30-39 -----------------------------------------------------------------------------------
 
 

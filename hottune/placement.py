@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class LoadMode(StrEnum):
@@ -118,6 +118,17 @@ class Placement(BaseModel):
     spec_ngram: int | None = Field(
         default=None, ge=1, le=1024, description="tokens that must repeat for a draft; None = llama.cpp's own"
     )
+    engine: str = Field(
+        default="", description="name of another engine that serves this; '' = hottune's own llama.cpp"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_own_engine(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the own engine unsaid: what is stored of it stays what it was before there were others."""
+        dumped: dict[str, Any] = dump(self)
+        if not self.engine:
+            dumped.pop("engine", None)
+        return dumped
 
     @property
     def draft_max(self) -> int:
@@ -139,7 +150,8 @@ class Placement(BaseModel):
 
         What is not the default stands in it: `ncmoe 31 + hot 16 lru shared ub 512 np 4 ngram-mod`.
         """
-        words = ["--fit"] if self.fit else [f"ncmoe {self.n_cpu_moe}"]
+        words = [f"{self.engine}:"] * bool(self.engine)
+        words += ["--fit"] if self.fit else [f"ncmoe {self.n_cpu_moe}"]
         if self.hot_k:
             by_interval = self.policy in INTERVAL_POLICIES
             words.append(f"+ hot {self.hot_k}" + (f"/{self.rebalance_interval}" if by_interval else ""))
@@ -163,9 +175,12 @@ def needs_restart(old: Placement, new: Placement) -> bool:
     """Tell whether going from `old` to `new` needs a fresh server.
 
     It does when a field outside `LIVE_FIELDS` differs; when a cache comes or goes, because off means that the
-    device is not even loaded; and when either is a `fit` placement, whose rest was placed around its cache.
+    device is not even loaded; when either is a `fit` placement, whose rest was placed around its cache; and
+    with another engine, which has no control socket.
     """
     changed = {name for name in Placement.model_fields if getattr(old, name) != getattr(new, name)}
     if changed and (old.fit or new.fit or (old.hot_k > 0) != (new.hot_k > 0)):
+        return True
+    if changed and (old.engine or new.engine):
         return True
     return bool(changed - LIVE_FIELDS)

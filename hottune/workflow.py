@@ -19,6 +19,7 @@ from hottune.search.baselines import BASELINES, first_baselines
 from hottune.search.confirm import HOT_ARMS, LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
 from hottune.search.journal import Journal
 from hottune.search.recorder import Measure, Say
+from hottune.search.rivals import Rival
 from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
@@ -71,7 +72,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         hints = noted_hints(plan, journal, ui)
         roofline = noted_roofline(plan, journal, ui)
         plan = with_forecast(plan, roofline, hints.hit_curve())
-        study = Study(journal, plan.space, measure, meter.trial, hints)
+        study = Study(journal, plan.space, measure, meter.trial, hints, rivals(plan))
 
         baseline(study, meter)
         search(plan, study, meter, clock)
@@ -83,9 +84,10 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
 
 
 def baseline(study: Study, meter: Meter) -> None:
-    """Measure all-CPU experts, the best layer offload, and `--fit`."""
+    """Measure all-CPU experts, the best layer offload, `--fit`, and every other engine."""
     done = sum(1 for trial in study.journal.trials() if trial.arm)
-    meter.stage("Baselines", max(2 + len(study.plan.ubatches), done), done)
+    expected = 2 + len(study.plan.ubatches) + len(study.rivals)
+    meter.stage("Baselines", max(expected, done), done)
     study.baselines()
     meter.finish()
 
@@ -209,6 +211,20 @@ def real_servers(plan: Plan, meter: Meter) -> RealServers:
     return RealServers(make_bench(plan, meter.note), meter.begin)
 
 
+def rivals(plan: Plan) -> tuple[Rival, ...]:
+    """Return what the search must know of the other engines."""
+    return tuple(
+        Rival(
+            name=fork.name,
+            kind=fork.file.placement.kind,
+            rebalance_interval=fork.file.placement.rebalance_interval,
+            prefill_bypass=fork.file.placement.prefill_bypass,
+            refused=bool(fork.facts.refused),
+        )
+        for fork in plan.forks
+    )
+
+
 def keeping_servers(measure: Measure) -> AbstractContextManager[None]:
     """Let a real server stay up for the next placement where only live settings differ (`Bench.keeping`)."""
     return measure.bench.keeping() if isinstance(measure, RealServers) else nullcontext()
@@ -238,6 +254,7 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
         ballast=plan.ballast,
         keep_free_mib=plan.config.keep_free_mib,
         cooldown_limit_s=QUICK_LIMIT_S if plan.config.quick else LIMIT_S,
+        forks={fork.name: fork for fork in plan.forks},
     )
 
 
@@ -265,7 +282,7 @@ class Clock:
         # A replicate needs a fresh server; what was measured without loading one says nothing about that.
         seconds = [trial.seconds for trial in trials if not trial.in_reused_server]
         each_s = sum(seconds) / len(seconds)
-        arms = len(BASELINES) + self._config.top_wanted
+        arms = len(BASELINES) + len(self._config.engines) + self._config.top_wanted
         servers = 1 + arms * min(LEAST_ROUNDS, self._config.rounds.most)
         return time.monotonic() - self._began + servers * each_s >= budget_s
 

@@ -93,12 +93,15 @@ def bench(
     headers: options.Headers = None,
     sdist: options.Sdist = None,
     cmake_option: options.CmakeOption = None,
+    engine: options.Engine = None,
+    engine_bin: options.EngineBin = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure one placement of MODEL in fresh servers.
 
     What is no measurement ends with its own exit code: 32 when the server ran but not as asked, 31 else.
+    With --engine, another engine serves the placement.
     """
     with handled(json_output):
         config = options.run_config(
@@ -118,6 +121,8 @@ def bench(
             ubatches=(ubatch,),
             threads=threads,
             port=port,
+            engines=options.engine_names(engine),
+            engine_bins=options.engine_bins(engine_bin),
             engine=options.engine_options(
                 backend=backend,
                 source=source,
@@ -142,6 +147,8 @@ def bench(
         for name, value in (("n_cpu_moe", n_cpu_moe), ("prefill_bypass", bypass)):
             changes |= {} if value is None else {name: value}
         _require_sense(changes, spec_type, spec_ngram, save_profile)
+        if config.engines:
+            changes |= _of_engine(config, save_profile)
         _bench(config, changes, options.absolute(save_profile), replicates, json_output, quiet)
 
 
@@ -164,6 +171,27 @@ def _require_sense(
             f"--spec-ngram does nothing with --spec-type {spec_type}.",
             next_step="Use another --spec-type, for example ngram-simple.",
         )
+
+
+def _of_engine(config: RunConfig, save_profile: Path | None) -> dict[str, Any]:
+    """Return what makes the placement that of the one other engine that is asked for.
+
+    Raises:
+        BadSettingError: several are asked for, or what only hottune's device does.
+    """
+    from hottune.tasks.others import engine_files
+
+    files = engine_files(config)
+    if len(files) > 1:
+        raise BadSettingError(
+            "bench measures one placement in one engine.", next_step="Give --engine once, or use hottune run."
+        )
+    if save_profile is not None:
+        raise BadSettingError(
+            "--save-profile with --engine does nothing.", next_step="Leave one of them away."
+        )
+    bypass, policy = files[0].placement.prefill_bypass, "window"
+    return {"engine": files[0].name, "stream_from": 0, "policy": policy, "prefill_bypass": bypass}
 
 
 def _placement(base: Placement, changes: dict[str, Any], n_layers: int, n_experts: int) -> Placement:

@@ -12,7 +12,11 @@ from rich.text import Text
 
 from hottune.cli.common import RichProgress, cache_dir, emit_json, handled
 from hottune.engine.build import BuildOptions, build_engine, run_device_matrix, run_device_tests
-from hottune.engine.facts import Backend, EngineBuild
+from hottune.engine.facts import Backend, EngineBuild, OtherEngine
+from hottune.engine.forks.build import build_fork
+from hottune.engine.forks.file import load_engine_file
+from hottune.engine.toolchain import choose_backend
+from hottune.errors import BackendUnavailableError, BadSettingError
 
 
 class _MatrixOn(StrEnum):
@@ -48,6 +52,10 @@ def build(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="One more CMake option for llama.cpp; repeatable."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Build another engine: ik_llama, parmesan, or an engine file."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     device_tests: Annotated[bool, typer.Option("--device-tests", hidden=True)] = False,
     sanitize: Annotated[str, typer.Option("--sanitize", hidden=True)] = "",
@@ -79,6 +87,10 @@ def build(
                     options, cache_dir=cache_dir(), progress=progress, on_gpu=on_gpu, on_line=typer.echo
                 )
                 return
+            if engine is not None:
+                other = _build_other(engine, options, progress)
+                emit_json(other) if json_output else _show_other(other)
+                return
             result = build_engine(options, cache_dir=cache_dir(), progress=progress)
         finally:
             progress.close()  # or an error would leave the bar and a hidden cursor behind
@@ -86,6 +98,40 @@ def build(
             emit_json(result)
         else:
             _show(result)
+
+
+def _build_other(engine: str, options: BuildOptions, progress: RichProgress) -> OtherEngine:
+    """Build another engine for the back-end that is asked for, or found here.
+
+    Raises:
+        BadSettingError: options of hottune's own llama.cpp are given as well.
+    """
+    if options.model_dump(exclude={"backend", "jobs"}, exclude_defaults=True):
+        raise BadSettingError(
+            "Options for hottune's own llama.cpp do not go with --engine.",
+            next_step="What another engine is built from, and how, stands in its engine file.",
+        )
+    file = load_engine_file(engine)
+    backend, remark = choose_backend(options.backend)
+    if remark:
+        progress.say(remark)
+    if backend not in file.build.backends:
+        known = ", ".join(file.build.backends)
+        raise BackendUnavailableError(
+            f"{file.name} is built for {known}, not for {backend}.", next_step=f"Say --backend {known}."
+        )
+    return build_fork(file, backend, cache_dir=cache_dir(), progress=progress).facts
+
+
+def _show_other(other: OtherEngine) -> None:
+    rows = {
+        other.name: f"{other.label}, {other.backend}, from {other.git} at {other.commit}",
+        "llama-server": str(other.llama_server),
+        "compiler": other.compiler,
+        "options": " ".join(other.options),
+        "license": other.license,
+    }
+    _rows(rows)
 
 
 def _show(result: EngineBuild) -> None:
@@ -98,6 +144,10 @@ def _show(result: EngineBuild) -> None:
         "compiler": result.compiler,
         "by hand": by_hand,
     }
+    _rows(rows)
+
+
+def _rows(rows: dict[str, str]) -> None:
     out = Console(highlight=False)
     for name, text in rows.items():
         out.print(Text(f"{name:<14}{text}"), soft_wrap=True)  # unwrapped, so that paths can be copied

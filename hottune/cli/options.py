@@ -78,6 +78,18 @@ CmakeOption = Annotated[
     list[str] | None,
     typer.Option("--cmake-option", metavar="NAME=VALUE", help="One more CMake option; repeatable."),
 ]
+Engine = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine", metavar="NAME", help="Another engine: ik_llama, parmesan, or an engine file (.toml)."
+    ),
+]
+EngineBin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-bin", metavar="NAME=PATH", help="Of an --engine: its server or build folder, already built."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result and errors.")]
 
@@ -102,6 +114,28 @@ def engine_options(
         sdist=absolute(sdist),
         cmake_options=tuple(cmake_option or ()),
     )
+
+
+def engine_names(given: list[str] | None) -> tuple[str, ...]:
+    """Return the engines that `--engine` names; paths of engine files as absolute ones."""
+    return tuple(str(absolute(Path(one))) if one.endswith(".toml") else one for one in given or ())
+
+
+def engine_bins(given: list[str] | None) -> dict[str, Path] | None:
+    """Return what `--engine-bin` says: name -> program or folder.
+
+    Raises:
+        BadSettingError: one is not NAME=PATH.
+    """
+    found = {}
+    for text in given or ():
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise BadSettingError(
+                f"--engine-bin: '{text}' is not NAME=PATH.", next_step="Say: --engine-bin ik_llama=PATH"
+            )
+        found[name] = Path(path).expanduser().absolute()
+    return found or None
 
 
 def run_config(

@@ -98,6 +98,8 @@ def run(
     headers: options.Headers = None,
     sdist: options.Sdist = None,
     cmake_option: options.CmakeOption = None,
+    engine: options.Engine = None,
+    engine_bin: options.EngineBin = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print every command it would run; start nothing.")
     ] = False,
@@ -106,7 +108,8 @@ def run(
 ) -> None:
     """Find the fastest placement of MODEL under a VRAM ceiling, measure it against every baseline, report.
 
-    Stop it at any time: the same command goes on where it was.
+    Stop it at any time: the same command goes on where it was. With --engine (repeatable) another engine gets
+    an arm of its own.
     """
     with handled(json_output):
         config = options.run_config(
@@ -139,6 +142,8 @@ def run(
             reports=reports,
             seed=seed,
             port=port,
+            engines=options.engine_names(engine),
+            engine_bins=options.engine_bins(engine_bin),
             engine=options.engine_options(
                 backend=backend,
                 source=source,

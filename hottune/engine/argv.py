@@ -189,13 +189,7 @@ def server_env(
     """
     hot_k = placement.hot_k
     virtual = gpu is not None and gpu.virtual
-    env: dict[str, str] = {}
-    if gpu is not None:
-        if build.backend in _VISIBLE_DEVICES:
-            variable, none_of_them = _VISIBLE_DEVICES[build.backend]
-            env[variable] = none_of_them if virtual else str(gpu.index)  # a virtual GPU stands alone
-        if build.backend is Backend.CUDA:
-            env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order
+    env = device_env(build.backend, gpu)
     if hot_k == 0 and not virtual:
         return env
     env["GGML_BACKEND_PATH"] = str(build.device_library)
@@ -221,6 +215,19 @@ def server_env(
         if profile := profile_path or placement.hot_profile:
             env["GGML_HOT_PROFILE"] = str(profile)
         env["GGML_HOT_HEADROOM_MIB"] = str(_hot_headroom_mib(gpu, ceiling_mib))
+    return env
+
+
+def device_env(backend: Backend, gpu: Gpu | None) -> dict[str, str]:
+    """Return the variables that show a server the one GPU that it is to use."""
+    env: dict[str, str] = {}
+    if gpu is None:
+        return env
+    if backend in _VISIBLE_DEVICES:
+        variable, none_of_them = _VISIBLE_DEVICES[backend]
+        env[variable] = none_of_them if gpu.virtual else str(gpu.index)  # a virtual GPU stands alone
+    if backend is Backend.CUDA:
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order
     return env
 
 

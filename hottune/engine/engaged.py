@@ -52,7 +52,7 @@ def check_engaged(placement: Placement, stats: HotStats | None) -> NotEngaged | 
 
     Fewer experts in VRAM than asked for is no failure (the counters show it); none at all is.
     """
-    if placement.hot_k == 0:
+    if placement.hot_k == 0 or placement.engine:  # another engine's cache: its log proved it
         return None
     if stats is None:
         return NotEngaged(detail="the hot-expert device left no statistics")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+#: Names of other engines, and so of their arms.
+ENGINE_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,47}$"
+
 
 class Backend(StrEnum):
     """GPU back-end llama.cpp is built with. `CPU` alone means that a GPU can only be the virtual one."""
@@ -34,3 +37,25 @@ class EngineBuild(BaseModel):
     compiler: str = Field(description="C++ compiler with version")
     options: tuple[str, ...] = Field(description="CMake options of the llama.cpp build")
     key: str = Field(description="cache key: pin + options + compiler")
+
+
+class OtherEngine(BaseModel):
+    """Another engine beside hottune's llama.cpp (docs/engines.md): what was built, from where, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=ENGINE_NAME, description="also the name of its arm")
+    git: str = Field(description="URL that its engine file names")
+    ref: str = Field(description="commit, tag or branch that its engine file names")
+    commit: str = Field(description="what was built; '' when that is not known")
+    homepage: str = ""
+    license: str = ""
+    note: str = Field(default="", description="of its engine file")
+    backend: Backend
+    llama_server: Path | None = Field(default=None, description="its program; None when it was not built")
+    label: str = Field(default="", description="what the program says of itself: b4242, or a commit")
+    prebuilt: bool = Field(default=False, description="it was handed in already built (--engine-bin)")
+    options: tuple[str, ...] = Field(default=(), description="CMake options of its build")
+    compiler: str = Field(default="", description="C++ compiler with version")
+    key: str = Field(default="", description="cache key: source + options + compiler, or of the program")
+    refused: str = Field(default="", description="why it cannot be measured here; '' = it can")

@@ -18,10 +18,12 @@ from hottune.engine.toolchain import (
     gpu_present,
     host_options,
 )
-from hottune.errors import BadSettingError
+from hottune.errors import BadSettingError, BuildFailedError
 from hottune.progress import Progress
 
 TARGETS = ("llama-server", "llama-fit-params", "llama-bench")
+#: llama-server within the build folder.
+SERVER = "bin/llama-server"
 
 #: Without GGML_BACKEND_DL, llama-server silently ignores a device loaded by GGML_BACKEND_PATH.
 _BASE = (
@@ -93,11 +95,11 @@ def key_parts(backend: Backend, compiler: Compiler, options: tuple[str, ...]) ->
     return [list(options), compiler.version, list(gpus)]
 
 
-def finished_build(folder: Path, source: LlamaSource) -> str | None:
+def finished_build(folder: Path, source: LlamaSource, server: str = SERVER) -> str | None:
     """Return the label (`b11434`) of the finished build in `folder` of exactly this state of the source."""
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
-        same = stamp["identity"] == source.identity and (bin_dir(folder) / "llama-server").is_file()
+        same = stamp["identity"] == source.identity and (folder / "build" / server).is_file()
         return str(stamp["label"]) if same else None
     except (OSError, ValueError, KeyError):
         return None
@@ -116,6 +118,9 @@ def compile_llama(
     *,
     jobs: int,
     progress: Progress,
+    name: str = "llama.cpp",
+    targets: tuple[str, ...] = TARGETS,
+    server: str = SERVER,
 ) -> None:
     """Configure and compile llama.cpp in `folder`; an interrupted build goes on where it stopped.
 
@@ -126,6 +131,9 @@ def compile_llama(
         options: `NAME=VALUE` options.
         jobs: compilers at once.
         progress: one task for CMake, one for Ninja's steps.
+        name: of what is compiled, for people.
+        targets: what to build of it.
+        server: the program that must be there at the end, within the build folder.
 
     Raises:
         BuildFailedError: CMake or a compiler failed; the message shows the last errors.
@@ -135,35 +143,35 @@ def compile_llama(
     build = folder / "build"
     log.unlink(missing_ok=True)
     (folder / _STAMP).unlink(missing_ok=True)
-    cmake, ninja = find_tool("cmake"), find_tool("ninja")
-    progress.start("Configuring llama.cpp")
-    argv: list[object] = [
-        cmake,
-        "-S",
-        source.folder,
-        "-B",
-        build,
-        "-G",
-        "Ninja",
-        f"-DCMAKE_MAKE_PROGRAM={ninja}",
-    ]
-    argv += [f"-D{option}" for option in options]
-    code = run_step(
-        argv, log=log, env=compiler.environment(), on_line=lambda line: progress.update(0, note=line)
-    )
-    require_success(code, step="Configuring llama.cpp", log=log)
+    progress.start(f"Configuring {name}")
+    argv, env = configure_argv(source.folder, build, options), compiler.environment()
+    code = run_step(argv, log=log, env=env, on_line=lambda line: progress.update(0, note=line))
+    require_success(code, step=f"Configuring {name}", log=log)
     progress.finish()
-    progress.start("Building llama.cpp", None, "steps")
-    done = run_ninja(ninja, build, TARGETS, jobs=jobs, log=log, step="Building llama.cpp", progress=progress)
+    step = f"Building {name}"
+    progress.start(step, None, "steps")
+    done = run_ninja(find_tool("ninja"), build, targets, jobs=jobs, log=log, step=step, progress=progress)
+    if not (build / server).is_file():
+        raise BuildFailedError(
+            f"{step} ended well, but there is no {server} in {build}.",
+            "The targets do not make it, or it lies elsewhere.",
+            f"The whole log is {log}.",
+        )
     stamp = {
         "identity": source.identity,
-        "label": build_label(server_version(bin_dir(folder) / "llama-server")),
+        "label": build_label(server_version(build / server)),
         "source": source.name,
         "options": options,
         "compiler": compiler.version,
     }
     (folder / _STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     progress.finish(f"{done} steps, log {log}")
+
+
+def configure_argv(source: Path, build: Path, options: tuple[str, ...]) -> list[object]:
+    """Return the command that configures a build folder."""
+    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"]
+    return [find_tool("cmake"), "-S", source, "-B", build, *generator, *(f"-D{one}" for one in options)]
 
 
 def run_ninja(

@@ -18,6 +18,8 @@ from hottune.engine import control, loadlog, process
 from hottune.engine.control import ControlError
 from hottune.engine.engaged import check_engaged, check_loaded
 from hottune.engine.facts import EngineBuild
+from hottune.engine.forks.command import Fork, Unmapped, fork_command, fork_values
+from hottune.engine.forks.proof import check_fork_loaded, fork_log
 from hottune.engine.interface import Failure, LaunchFailed, Stage
 from hottune.errors import PortTakenError
 from hottune.machine.facts import Gpu
@@ -57,8 +59,10 @@ class Server:
         folder: Path,
         argv: list[str],
         host: str = "127.0.0.1",
+        fork: Fork | None = None,
     ) -> None:
         self._child = child
+        self._fork = fork
         self._placement = placement
         self._folder = folder
         self._stats: control.DeviceStats | None = None  #: as last read
@@ -91,14 +95,21 @@ class Server:
 
     def engagement(self) -> Engagement:
         """Return the proof of what took effect; the cache's counters are in it as they were last read."""
+        if self._fork is not None:
+            return fork_log(self._fork.file, self.log_text()).engagement()
         hot = self._stats.hot if self._stats else None
         return loadlog.parse(self.log_text()).engagement().model_copy(update={"hot": hot})
 
     def hot_stats(self) -> HotStats | None:
         """Read the cache's counters now; None where there is no cache, or it does not answer."""
         if not self._stopped:
-            self._stats = control.ask(_socket_path(self._folder)) if self._placement.hot_k > 0 else None
-        return self._stats.hot if self._stats else None
+            cached = self._placement.hot_k > 0 and self._fork is None
+            self._stats = control.ask(_socket_path(self._folder)) if cached else None
+        return self._hot
+
+    @property
+    def _hot(self) -> HotStats | None:
+        return self._stats.hot if self._stats and self._fork is None else None
 
     @property
     def cached_tokens(self) -> int:
@@ -168,7 +179,7 @@ class Server:
             self._child.stop()
             self._stats = control.read_file(_stats_path(self._folder))
             self._stopped = True
-        return self._stats.hot if self._stats else None
+        return self._hot
 
     def failure(self, stage: Stage) -> OutOfMemory | Crashed:
         """Say why the server failed, from its exit status and log.
@@ -196,6 +207,7 @@ def launch(
     extra_env: Mapping[str, str] | None = None,
     serving: arguments.Serving | None = None,
     profile_path: Path | None = None,
+    fork: Fork | None = None,
 ) -> Iterator[Server]:
     """Start llama-server for a placement, wait until it is healthy, and stop it when the context ends.
 
@@ -214,6 +226,7 @@ def launch(
         serving: for people to use; None = for a measurement, on loopback.
         profile_path: profile that the device reads, if it is there, and writes at the end; None = the
             placement's, which stays as it is.
+        fork: another engine that is to serve; None = `build`.
 
     Raises:
         LaunchFailed: it ran out of memory, crashed, did not come up in time, or not as asked.
@@ -225,27 +238,32 @@ def launch(
     chosen = free_port() if port is None else port
     folder = Path(tempfile.mkdtemp(prefix="hottune-"))  # mode 0700, and short: socket paths have a limit
     try:
-        added = arguments.server_env(
-            build,
-            placement,
-            shape=model.shape,
-            gpu=gpu,
-            ceiling_mib=ceiling_mib,
-            stats_path=_stats_path(folder),
-            socket_path=_socket_path(folder),
-            profile_path=profile_path or _own_profile(placement, folder),
-        )
-        command = arguments.server_argv(
-            build,
-            model.path,
-            placement,
-            shape=model.shape,
-            port=chosen,
-            gpu=gpu,
-            ceiling_mib=ceiling_mib,
-            no_warmup=no_warmup,
-            serving=serving,
-        )
+        if fork is not None:
+            command, added = _fork_command(
+                fork, build, model, placement, chosen, gpu, ceiling_mib, _stats_path(folder)
+            )
+        else:
+            added = arguments.server_env(
+                build,
+                placement,
+                shape=model.shape,
+                gpu=gpu,
+                ceiling_mib=ceiling_mib,
+                stats_path=_stats_path(folder),
+                socket_path=_socket_path(folder),
+                profile_path=profile_path or _own_profile(placement, folder),
+            )
+            command = arguments.server_argv(
+                build,
+                model.path,
+                placement,
+                shape=model.shape,
+                port=chosen,
+                gpu=gpu,
+                ceiling_mib=ceiling_mib,
+                no_warmup=no_warmup,
+                serving=serving,
+            )
         if "GGML_BACKEND_PATH" in added and not build.device_library.is_file():
             # llama.cpp would log a line and serve without it.
             raise LaunchFailed(NotEngaged(detail=f"the device library is missing: {build.device_library}"))
@@ -256,13 +274,13 @@ def launch(
         except OSError as error:
             detail = f"llama-server could not be started: {error}"
             raise LaunchFailed(Crashed(exit_code=None, detail=detail)) from error
-        server = Server(child, chosen, placement, folder, command, host)
+        server = Server(child, chosen, placement, folder, command, host, fork)
         server.env = added
         try:
             limit_s = load_timeout_s if load_timeout_s is not None else _load_limit_s(model)
             _wait_healthy(server, model, limit_s, on_progress)
             server.load_s = time.monotonic() - started
-            refused = _check_log(server, placement, gpu)
+            refused = _check_log(server, model, placement, gpu, fork)
             if refused is not None:
                 raise LaunchFailed(refused.model_copy(update={"log_tail": server.log_tail()}))
             yield server
@@ -391,7 +409,36 @@ def _wait_healthy(
             time.sleep(_POLL_S)
 
 
-def _check_log(server: Server, placement: Placement, gpu: Gpu | None) -> NotEngaged | None:
+def _fork_command(
+    fork: Fork,
+    build: EngineBuild,
+    model: ModelFile,
+    placement: Placement,
+    port: int,
+    gpu: Gpu | None,
+    ceiling_mib: float,
+    stats_path: Path,
+) -> tuple[list[str], dict[str, str]]:
+    if fork.facts.refused:
+        raise LaunchFailed(NotEngaged(detail=fork.facts.refused))
+    try:
+        return fork_command(
+            fork,
+            build,
+            model,
+            placement,
+            port=port,
+            gpu=gpu,
+            ceiling_mib=ceiling_mib,
+            stats_path=stats_path,
+        )
+    except Unmapped as error:
+        raise LaunchFailed(NotEngaged(detail=str(error))) from error
+
+
+def _check_log(
+    server: Server, model: ModelFile, placement: Placement, gpu: Gpu | None, fork: Fork | None
+) -> NotEngaged | None:
     """Compare what was asked for with the log, once it is written.
 
     llama.cpp writes its log in a thread of its own: on a busy machine the server is healthy while lines of
@@ -400,7 +447,11 @@ def _check_log(server: Server, placement: Placement, gpu: Gpu | None) -> NotEnga
     deadline = time.monotonic() + _LOG_LAG_S
     while True:
         text = server.log_text()
-        refused = check_loaded(loadlog.parse(text), placement, gpu)
+        if fork is not None:
+            values = fork_values(placement, model=model.path, port=server.port, gpu=gpu)
+            refused = check_fork_loaded(fork.file, text, placement, gpu, values)
+        else:
+            refused = check_loaded(loadlog.parse(text), placement, gpu)
         if refused is None or loadlog.loaded(text) or time.monotonic() > deadline:
             return refused
         time.sleep(_POLL_S / 4)

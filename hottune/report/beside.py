@@ -21,12 +21,18 @@ def kld(arm: Arm) -> str:
 
 def quality(report: Report) -> list[str]:
     """Return how near each arm's next tokens are to all-cpu's, and how near all-cpu is to itself."""
-    return [
+    unscored = [
+        f"{arm.name}: not scored, for it does not tell next-token probabilities as llama.cpp does"
+        for arm in _measured(report)
+        if arm.placement.engine and arm.kld_to_all_cpu is None
+    ]
+    scored = [
         f"{arm.name}{', again' * (arm.name == 'all-cpu')}: KL divergence {kld(arm)} nats a position, "
         f"same top token at {share(arm.same_top_token)} of {arm.scored_positions}"
         for arm in _measured(report)
         if arm.kld_to_all_cpu is not None
     ]
+    return [*scored, *unscored] if scored else []
 
 
 def cold_start(report: Report) -> list[str]:

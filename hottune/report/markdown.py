@@ -21,7 +21,7 @@ class MarkdownRenderer:
         found = wording.answer(report)
         blocks = [f"> **{escape(wording.VIRTUAL_GPU)}**"] if wording.is_virtual(report) else []
         blocks += [
-            f"**{escape(found.what)}.** {escape(f'{found.why} {found.against}')}",
+            f"**{escape(found.what)}.** {escape(f'{found.why} {found.against} {found.engines}')}",
             _arms(report),
             _notes(report),
         ]

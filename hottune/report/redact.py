@@ -22,7 +22,7 @@ NOTE = WarningNote(**dict(zip(("code", "text"), note(NoteCode.REDACTED), strict=
 #: Fields that hold one path, relative or not: only the file name stays.
 _FILES = frozenset({"path", "llama_server", "llama_fit_params", "device_library", "hot_profile"})
 #: Fields with hashes of public things: texts, model files, source commits.
-_HASHES = frozenset({"fingerprint", "base_sha256", "sha256", "text_sha256", "key", "source"})
+_HASHES = frozenset({"fingerprint", "base_sha256", "sha256", "text_sha256", "key", "source", "commit", "ref"})
 #: Variables of llama.cpp, of our device, and those that choose GPUs; a value of any other one does not leave.
 _OWN_VARIABLE = re.compile(
     r"(?:GGML|LLAMA|HOTTUNE|OMP)_[A-Z0-9_]+|(?:CUDA|HIP|ROCR)_VISIBLE_DEVICES|CUDA_DEVICE_ORDER"
@@ -238,6 +238,7 @@ def _known_paths(report: Report) -> dict[str, str]:
     ends cannot be seen when there are spaces in them."""
     engine = report.engine
     paths = [report.model.path, engine.llama_server, engine.llama_fit_params, engine.device_library]
+    paths += [other.llama_server for other in report.other_engines]
     return {str(path): path.name for path in paths if path is not None and path.is_absolute() and path.name}
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from hottune.engine.facts import EngineBuild
+from hottune.engine.facts import ENGINE_NAME, EngineBuild, OtherEngine
 from hottune.machine.ballast import Ballast
 from hottune.machine.facts import Machine
 from hottune.models.shape import ModelFile
@@ -24,8 +24,12 @@ from hottune.workload.facts import Workload
 SCHEMA_VERSION = 1
 
 #: `hot` is the best placement of the search, `hot-2` and `hot-3` the next best that were measured again.
-#: `probe` and `hot+layers` are arms of the device's benchmark (bench/device) alone.
-ArmName = Literal["all-cpu", "layers", "fit", "hot", "hot-2", "hot-3", "probe", "hot+layers"]
+#: `probe` and `hot+layers` are arms of the device's benchmark (bench/device) alone. Any other name is that of
+#: another engine (docs/engines.md).
+ArmName = (
+    Literal["all-cpu", "layers", "fit", "hot", "hot-2", "hot-3", "probe", "hot+layers"]
+    | Annotated[str, Field(pattern=ENGINE_NAME)]
+)
 Metric = Literal["decode", "prefill", "turn"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -141,6 +145,11 @@ class Arm(_Model):
         default_factory=dict,
         description="the same three changes against every measured baseline, by its name",
     )
+    versus_winner: dict[Metric, Change] = Field(
+        default_factory=dict,
+        description="of another engine: the same three changes against the recommended arm; verdicts by Holm "
+        "over all other engines",
+    )
     text_equal: bool | None = Field(
         default=None, description="text equal to the all-cpu arm's in every request"
     )
@@ -205,6 +214,10 @@ class Winner(_Model):
 
     arm: ArmName
     reason: str = Field(description="one sentence that a person can read")
+    faster_engines: list[ArmName] = Field(
+        default_factory=list,
+        description="other engines that were faster by the objective; hottune does not serve them",
+    )
     command: str = Field(description="a shell command that serves this arm")
 
 
@@ -235,6 +248,9 @@ class Report(_Model):
     model: ModelFile
     machine: Machine
     engine: EngineBuild
+    other_engines: list[OtherEngine] = Field(
+        default_factory=list, description="engines that have an arm of their own beside the baselines"
+    )
     workload: Workload
     arms: list[Arm]
     winner: Winner | None

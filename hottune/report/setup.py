@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hottune.engine.facts import OtherEngine
 from hottune.models.shape import ModelFile
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
@@ -51,8 +52,19 @@ def setup(report: Report) -> list[tuple[str, str]]:
         ("Runs", f"{_runs(report)}; objective: {report.objective}"),
         *([("Search began with", "; ".join(report.began_with))] if report.began_with else []),
         ("llama.cpp", f"{engine.llama_build}, {engine.backend.value}, {engine.compiler} ({engine.source})"),
+        *((f"{one.name}", _other(one)) for one in report.other_engines),
         ("hottune", f"{report.hottune_version}, {report.created:%Y-%m-%d}, {format_seconds(report.seconds)}"),
     ]
+
+
+def _other(engine: OtherEngine) -> str:
+    """Return what another engine is and how it was made."""
+    source = f"{engine.git} at {engine.commit[:12] or engine.ref}"
+    if engine.refused:
+        return f"{source}; not built: {engine.refused}"
+    if engine.prebuilt:
+        return f"{engine.label}, {engine.backend.value}, handed in already built; its engine file: {source}"
+    return f"{engine.label}, {engine.backend.value}, {engine.compiler} ({source}; {' '.join(engine.options)})"
 
 
 def _kind(model: ModelFile) -> str:
@@ -121,7 +133,9 @@ def _runs(report: Report) -> str:
 
 
 def proof(report: Report) -> list[str]:
-    """Return, for `fit` and arms with the cache, what shows that it was on (first measured replicate).
+    """Return, for `fit`, other engines and arms with the cache, what shows that it was on.
+
+    It is that of the first measured replicate.
 
     The last line says whose text was equal: proof of nothing without the lines before it.
     """
@@ -131,6 +145,7 @@ def proof(report: Report) -> list[str]:
         if runs and (
             line := _hot_proof(runs[0], arm.placement.hot_k, report.model.shape.n_experts)
             or _fit_proof(runs[0])
+            or _engine_proof(runs[0], arm.placement.engine)
         ):
             lines.append(f"{arm.name}: {line}")
     return [*lines, text] if (text := text_equality(report)) else lines
@@ -147,6 +162,16 @@ def _hot_proof(run: Measurement, wanted: int, n_experts: int) -> str:
         f"({format_bytes(hot.cache_bytes)}), {share(hot.hit_rate)} hits (any {hot.slots} experts: "
         f"{share(min(1.0, hot.slots / n_experts))}), {hot.uploads:,} uploads "
         f"({format_bytes(hot.uploaded_bytes)}){fallback}"
+    )
+
+
+def _engine_proof(run: Measurement, engine: str) -> str:
+    if not engine:
+        return ""
+    found = run.engagement
+    return (
+        f"every line that its engine file asks for was in its log; {_mib(found.vram_model_mib)} of weights "
+        f"on {found.gpu_device or 'no GPU'}, {_mib(found.host_model_mib)} in host memory"
     )
 
 

@@ -73,6 +73,9 @@ def _answer(report: Report) -> RenderableType:
     lines = [Text(found.what, style=f"bold {style}"), Text(found.why)]
     if found.against:
         lines.append(Text(found.against))
+    if found.engines:
+        faster = bool(report.winner and report.winner.faster_engines)
+        lines.append(Text(found.engines, style="bold yellow" if faster else ""))
     return Panel(Group(*lines), border_style=style, padding=(0, 1))
 
 

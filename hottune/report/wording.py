@@ -185,6 +185,8 @@ class Answer:
     what: str
     why: str
     against: str = ""
+    #: What other engines were beside it; "" without any.
+    engines: str = ""
 
 
 def answer(report: Report) -> Answer:
@@ -199,7 +201,28 @@ def answer(report: Report) -> Answer:
     changes = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in versus(arm).items())
     against = f"Against {arm.versus_arm}: {changes}." if changes and arm.versus_arm != arm.name else ""
     why = report.winner.reason.strip().rstrip(".") + "."
-    return Answer(f"Use this: {arm.name} ({named(report, arm.placement)})", why, against)
+    what = f"Use this: {arm.name} ({named(report, arm.placement)})"
+    return Answer(what, why, against, " ".join(engine_lines(report)))
+
+
+def engine_lines(report: Report) -> list[str]:
+    """Return a sentence for each other engine, against the recommended arm; those that were faster first."""
+    if report.winner is None:
+        return []
+    faster, lines = set(report.winner.faster_engines), []
+    for arm in sorted(report.arms, key=lambda one: one.name not in faster):
+        if not arm.placement.engine:
+            continue
+        if arm.outcome != "measurement":
+            lines.append(f"{arm.name} is another engine and was not measured: {outcome(arm)}.")
+            continue
+        found = {metric: item for metric in METRIC_WORDS if (item := arm.versus_winner.get(metric))}
+        said = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in found.items())
+        if arm.name in faster:
+            lines.append(f"{arm.name}, another engine, is faster here: against {report.winner.arm} {said}.")
+        else:
+            lines.append(f"{arm.name}, another engine, against {report.winner.arm}: {said}.")
+    return lines
 
 
 def search_summary(report: Report) -> str:

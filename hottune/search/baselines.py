@@ -47,7 +47,7 @@ def measure_baselines(space: CurrentSpace, attempt: Attempt, cost: Cost) -> None
     layers = {placement: value for placement, value in found.items() if placement.n_cpu_moe < n_layers}
     if layers:
         best = min(layers, key=lambda placement: layers[placement])
-        best = _best_threads(space, best, layers[best], tried, found)
+        best = best_threads(space, "layers", best, layers[best], tried, found)
         tried("all-cpu", before.all_cpu(best.ubatch, best.threads))
         tried("fit", before.fit(best.ubatch, best.threads))
         return
@@ -65,15 +65,20 @@ def first_baselines(space: Space) -> list[tuple[ArmName, Placement]]:
     return [*found, ("fit", space.fit(ubatches[0]))]
 
 
-def _best_threads(
-    space: CurrentSpace, best: Placement, least: float, tried: Attempt, found: dict[Placement, float]
+def best_threads(
+    space: CurrentSpace,
+    arm: ArmName,
+    best: Placement,
+    least: float,
+    tried: Attempt,
+    found: dict[Placement, float],
 ) -> Placement:
     """Go on with fewer threads as long as that is faster; return the best placement."""
     for threads in space().threads:
         if threads >= best.threads:
             continue
         fewer = best.model_copy(update={"threads": threads})
-        tried("layers", fewer)
+        tried(arm, fewer)
         if found.get(fewer, math.inf) >= least:
             break
         best, least = fewer, found[fewer]
@@ -88,15 +93,30 @@ def _best_layers(space: CurrentSpace, ubatch: int, attempt: Attempt) -> None:
     """
     before = space()
     n_layers = before.shape.n_layers
-    n_cpu_moe = before.fewest_cpu_layers(ubatch)
+
+    def emptier(n_cpu_moe: int) -> int:
+        return max(n_cpu_moe + 1, min(space().fewest_cpu_layers(ubatch), n_layers - 1))
+
+    fullest_layers(
+        before,
+        before.fewest_cpu_layers(ubatch),
+        lambda n_cpu_moe: attempt("layers", before.layers(n_cpu_moe, ubatch)),
+        emptier,
+    )
+
+
+def fullest_layers(
+    space: Space, n_cpu_moe: int, attempt: Callable[[int], Outcome], emptier: Callable[[int], int]
+) -> None:
+    """Try layer offloads from `n_cpu_moe` on, up to the fullest one under the ceiling."""
     tried: set[int] = set()
-    while n_cpu_moe < n_layers and n_cpu_moe not in tried and len(tried) < LAYER_ATTEMPTS:
+    while n_cpu_moe < space.shape.n_layers and n_cpu_moe not in tried and len(tried) < LAYER_ATTEMPTS:
         tried.add(n_cpu_moe)
-        outcome = attempt("layers", before.layers(n_cpu_moe, ubatch))
+        outcome = attempt(n_cpu_moe)
         if too_large(outcome):
-            n_cpu_moe = max(n_cpu_moe + 1, min(space().fewest_cpu_layers(ubatch), n_layers - 1))
+            n_cpu_moe = emptier(n_cpu_moe)
         elif isinstance(outcome, Measurement) and n_cpu_moe > 0:
-            fuller_mib = outcome.vram_peak_mib + before.layer_mib(n_cpu_moe - 1)
-            n_cpu_moe -= fuller_mib <= before.ceiling_mib
+            fuller_mib = outcome.vram_peak_mib + space.layer_mib(n_cpu_moe - 1)
+            n_cpu_moe -= fuller_mib <= space.ceiling_mib
         else:
             return

@@ -49,12 +49,21 @@ Watch = Callable[[ArmName, Placement, Replicate], None]
 def candidates(
     trials: Iterable[Trial], objective: Objective, top: int, limits: Limits = NO_LIMITS
 ) -> dict[ArmName, Trial]:
-    """Return what is measured again: the best of each baseline and the `top` best of the search."""
+    """Return what is measured again: the best of each baseline and engine, and the search's `top` best."""
     known = list(trials)
     best = best_of_arms(known, objective, limits)
     found = {arm: trial for arm, trial in best.items() if arm in BASELINES}
+    for engine in rivals_in(known):
+        mine = ranked((trial for trial in known if trial.arm == engine), objective, limits)
+        found |= {engine: mine[0]} if mine else {}
     hot = ranked((trial for trial in known if trial.arm is None), objective, limits)
     return found | dict(zip(HOT_ARMS[:top], hot, strict=False))
+
+
+def rivals_in(trials: Iterable[Trial]) -> list[ArmName]:
+    """Return the other engines that trials are of, in the order of their first one."""
+    arms = dict.fromkeys(trial.arm for trial in trials if trial.arm and trial.placement.engine)
+    return [arm for arm in arms if arm is not None]
 
 
 def confirm(
@@ -116,17 +125,26 @@ def enough(rounds: Rounds, done: int, so_far: Contest) -> bool:
 
 
 def contest(
-    replicates: Mapping[ArmName, list[Replicate]], objective: Objective, level: float = FIXED_LEVEL
+    replicates: Mapping[ArmName, list[Replicate]],
+    objective: Objective,
+    level: float = FIXED_LEVEL,
+    *,
+    baselines: Iterable[ArmName] = BASELINES,
+    candidates: Iterable[ArmName] = HOT_ARMS,
 ) -> Contest:
-    """Return what the replicates say about the objective."""
+    """Return what the replicates say about the objective.
+
+    Other engines take no part by default: they are neither what one has without the cache nor what hottune
+    can recommend.
+    """
     values: dict[str, list[float | None]] = {
         arm: [
             objective.measured(one.outcome) if isinstance(one.outcome, Measurement) else None for one in found
         ]
         for arm, found in replicates.items()
     }
-    hot = [arm for arm in HOT_ARMS if arm in replicates]
-    static = [arm for arm in BASELINES if arm in replicates]
+    hot = [arm for arm in candidates if arm in replicates]
+    static = [arm for arm in baselines if arm in replicates]
     return Contest(values, static, hot, objective.metric != "turn", level)
 
 

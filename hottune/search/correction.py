@@ -46,9 +46,9 @@ class Correction:
     ) -> Correction:
         """Read the largest surprise of each kind from everything measured so far.
 
-        `--fit` rows teach nothing: their placement is not ours; neither do reused servers. An out-of-memory
-        placement is taken to have needed just over the ceiling, so neither it nor anything larger is planned
-        again.
+        `--fit` rows teach nothing: their placement is not ours; neither do reused servers and other engines.
+        An out-of-memory placement is taken to have needed just over the ceiling, so neither it nor anything
+        larger is planned again.
         """
         learnt = cls()
         for placement, outcome in history:
@@ -59,7 +59,8 @@ class Correction:
         self, placement: Placement, outcome: Outcome, need_mib: NeedMib, ceiling_mib: float
     ) -> Correction:
         """Return what is known with one more outcome."""
-        found = None if placement.fit else _surprise_mib(placement, outcome, need_mib, ceiling_mib)
+        not_ours = placement.fit or bool(placement.engine)
+        found = None if not_ours else _surprise_mib(placement, outcome, need_mib, ceiling_mib)
         if found is None:
             return self
         one = Surprise(placement.hot_k > 0, placement.ubatch, placement.n_cpu_moe, found)

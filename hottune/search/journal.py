@@ -137,7 +137,7 @@ class Journal:
         return [self._ended[one.number] for one in frozen if one.number in self._ended]
 
     def history(self, trials: list[Trial] | None = None) -> list[tuple[Placement, Outcome]]:
-        """Return placement and outcome of everything measured: search and confirm.
+        """Return placement and outcome of everything measured: search and confirm, other engines aside.
 
         Args:
             trials: of the search, where they were read just now.
@@ -146,7 +146,8 @@ class Journal:
         for one in self._confirm.trials():
             if one.number not in self._confirmed and is_done(one):
                 self._confirmed[one.number] = placement_of(one), outcome_of(one)
-        return done + [self._confirmed[number] for number in sorted(self._confirmed)]
+        done += [self._confirmed[number] for number in sorted(self._confirmed)]
+        return [(placement, outcome) for placement, outcome in done if not placement.engine]
 
     def unfinished(self) -> list[Planned]:
         """Return the placements that were begun, never ended, not measured since, and are nobody's now."""

@@ -18,6 +18,7 @@ from hottune.search.journal import Journal
 from hottune.search.looks import MOST, gain, looks_among, looks_for, noise_of
 from hottune.search.objective import NO_LIMITS, Limits, Objective
 from hottune.search.recorder import Measure
+from hottune.search.rivals import Rival, measure_rival
 from hottune.search.space import Space
 from hottune.search.structure import Known, Start, Wanted, next_structured
 
@@ -68,6 +69,7 @@ class Study:
     measure: Measure
     watch: Watch = nobody
     hints: Hints = NO_HINTS
+    rivals: tuple[Rival, ...] = ()
 
     @property
     def objective(self) -> Objective:
@@ -83,8 +85,12 @@ class Study:
         return self.plan.corrected(self.journal.history(trials))
 
     def baselines(self) -> None:
-        """Measure every baseline that is not in the journal yet."""
+        """Measure every baseline that is not in the journal yet, then every other engine."""
         measure_baselines(self.space, self._baseline, self.objective.cost)
+        start = self.best().get("layers")
+        for rival in self.rivals:
+            placement = start.placement if start else None
+            measure_rival(rival, self.space, placement, self._baseline, self.objective.cost)
 
     def search(self, budget: Budget) -> None:
         """Measure hot placements until the budget is used up.

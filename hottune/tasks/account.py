@@ -19,7 +19,8 @@ def account(space: Space, trials: Sequence[Trial], objective: Objective) -> Sear
 
     The memory model is judged by what it predicted with what was known before each trial: the largest
     difference between predicted and measured peak VRAM, relative to the latter. Servers that served other
-    trials before are left out, for they hold what CUDA took for those; so is `--fit`, which places by itself.
+    trials before are left out, for they hold what CUDA took for those; so are `--fit`, which places by
+    itself, and other engines.
 
     Args:
         space: as it was planned, without corrections.
@@ -48,7 +49,9 @@ def vram_errors(space: Space, trials: Sequence[Trial]) -> list[float]:
     known, errors = NO_CORRECTION, []
     for trial in trials:
         placement, outcome = trial.placement, trial.outcome
-        if isinstance(outcome, Measurement) and not (placement.fit or trial.in_reused_server):
+        if isinstance(outcome, Measurement) and not (
+            placement.fit or placement.engine or trial.in_reused_server
+        ):
             held = placement
             hot = outcome.engagement.hot
             if hot is not None and hot.slots < placement.hot_k:

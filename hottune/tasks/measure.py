@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hottune.engine.facts import EngineBuild
+from hottune.engine.forks.command import Fork
 from hottune.engine.interface import LaunchFailed
 from hottune.engine.server import ControlError, Server, check_engaged, launch
 from hottune.machine.ballast import Holder
@@ -83,6 +84,8 @@ class Bench:
     keep_free_mib: float = 0.0
     #: Longest wait for a cool and idle GPU before a server, seconds.
     cooldown_limit_s: float = LIMIT_S
+    #: Other engines, by name: they serve the placements that name them.
+    forks: Mapping[str, Fork] = field(default_factory=dict)
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
     _to_score: Counter[Placement] = field(default_factory=Counter, init=False)
@@ -138,7 +141,13 @@ class Bench:
             self.ballast.require()
         return outcome
 
+    def _fork(self, placement: Placement) -> Fork | None:
+        return self.forks[placement.engine] if placement.engine else None
+
     def _measure_fresh(self, placement: Placement) -> Outcome:
+        fork = self._fork(placement)
+        if fork is not None and fork.facts.refused:
+            return NotEngaged(detail=fork.facts.refused)
         self._prune_logs()
         log_path = new_log(self.log_dir)
         with ExitStack() as ending:
@@ -158,12 +167,13 @@ class Bench:
                         port=self.port,
                         on_progress=self.note,
                         extra_env=self.extra_env,
+                        fork=self._fork(placement),
                     )
                 )
             except LaunchFailed as failed:
                 return failed.outcome
             vram.watch(server.pid)
-            keep = self._keeping and placement.hot_k > 0 and not placement.fit
+            keep = self._keeping and placement.hot_k > 0 and not (placement.fit or placement.engine)
             outcome = with_before(self._measure_in(server, placement, vram, watch), before)
             if keep and isinstance(outcome, Measurement) and server.alive():
                 self._kept = Kept(server, placement, vram, watch, ending.pop_all())
@@ -206,7 +216,7 @@ class Bench:
         The device is asked for its counters; where none answers, the server ends and leaves them in a file.
         """
         watch.begin(server.pid)
-        driven = self._drive(server)
+        driven = self._drive(server, placement)
         if not isinstance(driven, list):
             return driven
         during = watch.seen()
@@ -221,7 +231,8 @@ class Bench:
         hot = server.hot_stats()
         vram_peak_mib = vram.peak_mib  # before the look at the logits, which is no part of the workload
         seen: NextTokens | Outcome | None = None
-        if hot is not None or placement.hot_k == 0:  # else the file's counters would count the look as well
+        # Where the device does not answer, its file's counters would count the look as well.
+        if hot is not None or placement.hot_k == 0 or placement.engine:
             seen = self._look_at_logits(server, placement)
         if not isinstance(seen, NextTokens | None):
             return seen
@@ -260,8 +271,13 @@ class Bench:
     def _look_at_logits(self, server: Server, placement: Placement) -> NextTokens | Outcome | None:
         """Return what the server expects next, if that is wanted of it; any server's logits must be finite.
 
-        A server whose logits are NaN still counts tokens and looks fast.
+        A server whose logits are NaN still counts tokens and looks fast. Another engine is asked only if its
+        engine file says that it answers in llama.cpp's form.
         """
+        fork = self._fork(placement)
+        if fork is not None and not fork.file.answers.probabilities:
+            self.note(f"not scored: {fork.name} does not tell probabilities as llama.cpp does")
+            return None
         limit_s = self.request_timeout_s
         try:
             if self._to_score[placement] > 0:
@@ -274,8 +290,9 @@ class Bench:
             return ended(server, failed, "later", self.request_timeout_s)
         return None
 
-    def _drive(self, server: Server) -> list[RequestSample] | Outcome:
+    def _drive(self, server: Server, placement: Placement) -> list[RequestSample] | Outcome:
         begun: list[str] = []
+        fork = self._fork(placement)
 
         def on_progress(line: str) -> None:
             begun.append(line)
@@ -287,6 +304,7 @@ class Bench:
                 self.workload,
                 on_progress=on_progress,
                 request_timeout_s=self.request_timeout_s,
+                token_counts=fork is None or fork.file.answers.token_counts,
             )
         except RequestFailed as failed:
             return ended(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hottune.engine.build import build_engine, find_engine
 from hottune.engine.facts import Backend, EngineBuild
+from hottune.engine.forks.command import Fork
 from hottune.errors import BadSettingError
 from hottune.machine.ballast import Holder
 from hottune.machine.facts import Gpu, Machine
@@ -24,6 +25,7 @@ from hottune.search import space as spaces
 from hottune.search.objective import Limits
 from hottune.search.space import Space
 from hottune.tasks.fingerprint import fingerprint
+from hottune.tasks.others import others, others_for_show
 from hottune.tasks.settings import RunConfig
 from hottune.units import MIB, format_bytes, mib
 from hottune.workload.facts import Workload
@@ -62,6 +64,8 @@ class Plan:
     space: Space
     #: What holds the VRAM above the ceiling, where something does; `gpu` is then the card as servers see it.
     ballast: Holder | None = None
+    #: Other engines with an arm of their own.
+    forks: tuple[Fork, ...] = ()
 
     @property
     def name(self) -> str:
@@ -94,6 +98,9 @@ class Plan:
         """Return what must be equal for two sessions to belong to one study."""
         # As asked for, not as it is: how much memory is free, and so what `auto` comes to, changes.
         base = self.space.base.model_dump(mode="json", exclude={"n_cpu_moe"})
+        # Said only where there are some, so that a study without them keeps the name that it had before.
+        engines = [[fork.name, fork.facts.key, fork.file.digest()] for fork in self.forks]
+        others: dict[str, object] = {"other engines": engines} if engines else {}
         return {
             "model": self.model.fingerprint,
             "machine": fingerprint(self.machine, self.gpu),
@@ -106,7 +113,7 @@ class Plan:
             "ubatches": list(self.space.ubatches),
             "objective": str(self.config.objective),
             "limits": [self.config.min_prefill_tok_s, self.config.keep_free_mib],
-        }
+        } | others
 
 
 def resolve(config: RunConfig, progress: Progress) -> ModelFile:
@@ -137,6 +144,7 @@ def plan(
     *,
     ceiling_mib: float | None = None,
     load_mode: LoadMode | None = None,
+    forks: tuple[Fork, ...] = (),
 ) -> Plan:
     """Settle GPU, ceiling, workload, and the space of placements.
 
@@ -147,6 +155,7 @@ def plan(
         machine: where.
         ceiling_mib: the ceiling that a resumed study has; None computes it.
         load_mode: that of a resumed study; None = as asked for, `auto` by the memory that is free.
+        forks: other engines with an arm of their own.
 
     Raises:
         BadSettingError: settings that make no sense together.
@@ -179,7 +188,7 @@ def plan(
     if config.quick and not config.ubatches:
         space = _one_ubatch(space)
     _require_ram(model, machine, base)
-    return Plan(config, engine, model, machine, gpu, ceiling_mib, workload, space)
+    return Plan(config, engine, model, machine, gpu, ceiling_mib, workload, space, forks=forks)
 
 
 def engine_for_show(config: RunConfig) -> EngineBuild:
@@ -202,7 +211,7 @@ def prepare(config: RunConfig, progress: Progress) -> Plan:
     """Do all of the above, in the order in which errors are cheapest."""
     model = resolve(config, progress)
     engine = build(config, progress)
-    return plan(config, engine, model, probe())
+    return plan(config, engine, model, probe(), forks=others(config, engine, model, progress))
 
 
 def prepare_for_show(config: RunConfig) -> Plan:
@@ -210,7 +219,7 @@ def prepare_for_show(config: RunConfig) -> Plan:
     progress = NoProgress()
     engine = engine_for_show(config)
     model = resolve(config, progress)
-    return plan(config, engine, model, probe())
+    return plan(config, engine, model, probe(), forks=others_for_show(config, engine, model))
 
 
 def _workload(config: RunConfig) -> Workload:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import fmean
 
 import hottune
 from hottune.engine.argv import Serving, server_command, shell_command
+from hottune.engine.forks.command import Unmapped, fork_command
 from hottune.errors import NothingMeasuredError
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
@@ -59,7 +61,8 @@ def make_report(
     """
     objective = plan.config.objective
     searched = candidates(trials, objective, plan.config.top_wanted, plan.limits)
-    names = (*BASELINES, *HOT_ARMS)
+    engines = [fork.name for fork in plan.forks]
+    names: tuple[ArmName, ...] = (*BASELINES, *engines, *HOT_ARMS)
     arms = [arm for name in names if (arm := _arm(plan, name, trials, searched, confirmed))]
     measured = {arm.name: measurements(arm.replicates) for arm in arms if arm.outcome == "measurement"}
     if not measured:
@@ -73,10 +76,12 @@ def make_report(
     allowed = eligible(replicates, plan.limits)
     decides = contest(allowed, Objective(objective.metric), confirmed.level)
     best = decides.best_baseline or contests[objective.metric].best_baseline
-    rows = with_quality(_compared(arms, contests, best, measured))
+    rows = with_quality(_compared(arms, contests, best, measured, engines))
     machine = roofline.bandwidths if roofline else None
     rows = [with_bound(with_cold_start(arm), plan.model.shape, plan.workload, machine) for arm in rows]
     winner = _winner(plan, rows, decides)
+    rows, faster = against_engines(rows, replicates, winner.arm, objective.metric, confirmed.level)
+    winner = winner.model_copy(update={"faster_engines": faster})
     return Report(
         hottune_version=hottune.__version__,
         created=datetime.now(UTC),
@@ -88,6 +93,7 @@ def make_report(
         model=plan.model,
         machine=plan.machine.model_copy(update={"gpus": (plan.gpu,)}) if plan.gpu.virtual else plan.machine,
         engine=plan.engine,
+        other_engines=[fork.facts for fork in plan.forks],
         workload=plan.workload,
         arms=rows,
         winner=winner,
@@ -108,8 +114,24 @@ def argv_and_env(
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command line of a placement's server and the variables hottune adds.
 
-    `serving` is for people to use; without it, it is as measured.
+    `serving` is for people to use; without it, it is as measured. Of another engine both are empty where its
+    engine file does not say what the placement means.
     """
+    if placement.engine:
+        fork = next(one for one in plan.forks if one.name == placement.engine)
+        try:
+            return fork_command(
+                fork,
+                plan.engine,
+                plan.model,
+                placement,
+                port=port,
+                gpu=plan.gpu,
+                ceiling_mib=plan.usable_mib,
+                stats_path=Path("hot-stats.json"),
+            )
+        except Unmapped:
+            return [], {}
     return server_command(
         plan.engine,
         plan.model.path,
@@ -182,8 +204,12 @@ def _compared(
     contests: Mapping[Metric, Contest],
     best: str | None,
     measured: Mapping[ArmName, list[Measurement]],
+    engines: Sequence[ArmName] = (),
 ) -> list[Arm]:
     """Add the arms' changes against every measured baseline, and whether their text is the all-cpu arm's.
+
+    The changes of candidates against other engines stand beside those against baselines. The text of another
+    engine is not compared: its kernels round otherwise, and its stream may tell no token ids.
 
     Verdicts of the search's candidates are by Holm's method over all of them and all baselines, for each of
     the three speeds by itself; baselines are compared with each other one by one.
@@ -192,7 +218,8 @@ def _compared(
     rows = []
     for arm in arms:
         ratios: dict[ArmName, dict[Metric, Change]] = {}
-        for base in BASELINES:
+        is_candidate = arm.name in HOT_ARMS
+        for base in (*BASELINES, *(engines if is_candidate else ())):
             if arm.name == base or not {arm.name, base} <= measured.keys():
                 continue
             found: dict[Metric, PairedChange | None] = {
@@ -206,11 +233,45 @@ def _compared(
             if base == best:
                 update |= {"versus_arm": base}
                 update |= {f"versus_{metric}": one for metric, one in ratios[base].items()}
-        if "all-cpu" in measured and arm.name in measured:
+        if "all-cpu" in measured and arm.name in measured and not arm.placement.engine:
             first = measured["all-cpu"][0].requests
             update["text_equal"] = all(same_text(one.requests, first) for one in measured[arm.name])
         rows.append(arm.model_copy(update=update))
     return rows
+
+
+def against_engines(
+    rows: list[Arm], replicates: Replicates, winner: ArmName, metric: Metric, level: float
+) -> tuple[list[Arm], list[ArmName]]:
+    """Compare every other engine with the recommended arm; also return those that were faster.
+
+    Verdicts are by Holm's method over all other engines, for each of the three speeds by itself.
+
+    Args:
+        rows: all arms.
+        replicates: of the measured ones.
+        winner: the recommended arm.
+        metric: of the objective.
+        level: confidence level.
+    """
+    engines = [row.name for row in rows if row.placement.engine and row.name in replicates]
+    found: dict[Metric, dict[tuple[str, str], PairedChange]] = {
+        one: contest(replicates, Objective(one), level, baselines=[winner], candidates=engines).verdicts()
+        for one in METRICS
+    }
+    against: dict[str, dict[Metric, Change]] = {
+        name: {
+            one: _change(changes[name, winner]) for one, changes in found.items() if (name, winner) in changes
+        }
+        for name in engines
+    }
+    faster = [
+        name for name in engines if metric in against[name] and against[name][metric].verdict == "faster"
+    ]
+    return [
+        row.model_copy(update={"versus_winner": against[row.name]}) if row.name in against else row
+        for row in rows
+    ], faster
 
 
 def paired_replicates(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:

@@ -70,8 +70,9 @@ def decode_bound(
 ) -> float | None:
     """Return the most tokens a second that bytes and bandwidths allow (hottune/routing/bound.py).
 
-    None without measured bandwidths, where the log does not tell what `--fit` moved, and with drafts or
-    several requests in flight (a batch of several tokens shares its experts).
+    None without measured bandwidths, where the log does not tell what `--fit` moved, with another engine's
+    cache (its hit rate is not known), and with drafts or several requests in flight (a batch of several
+    tokens shares its experts).
 
     Args:
         shape: of the model.
@@ -81,6 +82,8 @@ def decode_bound(
         machine: bandwidths.
     """
     if machine is None or placement.spec_type != "none" or placement.parallel > 1:
+        return None
+    if placement.engine and placement.hot_k:
         return None
     engagement = found[0].engagement
     if placement.fit and (engagement.fit is None or engagement.fit.n_gpu_layers is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ def of_report(report: Report, wanted: str | None) -> Found:
     arm = next((one for one in report.arms if one.name == name), None)
     if arm is None:
         raise _no_arm(name, report.study, [one.name for one in report.arms])
+    _require_own(arm.placement, shlex.join(arm.argv))
     return Found(
         study=report.study,
         arm=arm.name,
@@ -81,7 +83,7 @@ def of_journal(journal: Journal, wanted: str | None) -> Found:
     ceiling_mib, keep_free_mib = float(journal.noted("ceiling_mib")), float(config.get("keep_free_mib") or 0)
     limits = Limits(config.get("min_prefill_tok_s"), ceiling_mib, keep_free_mib)
     trials = journal.trials()
-    best = ranked(trials, journal.objective, limits)
+    best = ranked((one for one in trials if not one.placement.engine), journal.objective, limits)
     if not best:
         raise NothingMeasuredError(
             f"The study '{journal.name}' has measured nothing yet that could be served.",
@@ -95,6 +97,8 @@ def of_journal(journal: Journal, wanted: str | None) -> Found:
     )
     if wanted is not None and wanted not in arms:
         raise _no_arm(wanted, journal.name, list(arms))
+    if wanted is not None:
+        _require_own(arms[wanted].placement)
     machine = Machine.model_validate(journal.noted("machine"))
     return Found(
         study=journal.name,
@@ -202,6 +206,15 @@ def doubts(found: Found, engine: EngineBuild, gpu: Gpu) -> list[str]:
             "the cache will be smaller, or loading will fail."
         )
     return lines
+
+
+def _require_own(placement: Placement, command: str = "") -> None:
+    if placement.engine:
+        raise BadSettingError(
+            f"{placement.engine} is another engine; hottune serves with its own llama.cpp alone.",
+            f"Its command, as it was measured: {command}" if command else "",
+            "Name another arm, or start that engine by hand.",
+        )
 
 
 def _no_arm(name: str, study: str, there: list[str]) -> BadSettingError:

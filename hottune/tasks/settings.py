@@ -25,6 +25,12 @@ class RunConfig(BaseModel):
     studies_dir: Path
     reports_dir: Path
     engine: BuildOptions = BuildOptions()
+    engines: tuple[str, ...] = Field(
+        default=(), description="other engines with an arm of their own: names, or paths of engine files"
+    )
+    engine_bins: dict[str, Path] = Field(
+        default_factory=dict, description="other engines that are built already: name -> program or folder"
+    )
     vram_mib: float | None = Field(default=None, gt=0, description="VRAM ceiling of every arm, MiB")
     headroom_mib: float = Field(default=512, ge=0, description="left free when there is no vram_mib")
     ballast: bool = Field(default=True, description="hold what a larger card has above vram_mib")

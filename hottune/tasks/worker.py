@@ -110,6 +110,7 @@ def join(plan: Plan, journal: Journal) -> Plan:
             plan.machine,
             ceiling_mib=ceiling_mib,
             load_mode=load_mode,
+            forks=plan.forks,
         )
     journal.limits = plan.limits  # of the ceiling that the study began with
     journal.note("ceiling_mib", plan.ceiling_mib)

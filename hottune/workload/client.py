@@ -31,6 +31,7 @@ def drive(
     *,
     on_progress: Callable[[str], None] | None = None,
     request_timeout_s: float = 600.0,
+    token_counts: bool = True,
 ) -> list[RequestSample]:
     """Send every request of `workload`, in its waves, and return one sample each, in order.
 
@@ -40,6 +41,7 @@ def drive(
         on_progress: gets one line before each wave (never during one: that would be measured too).
         request_timeout_s: seconds that one request may take. A server that goes silent in the middle is
             given up this long after its last byte.
+        token_counts: whether every event of its streams tells how many tokens there are so far.
 
     Raises:
         RequestFailed: the server died, answered with an error, or took too long.
@@ -88,6 +90,7 @@ def drive(
                         prompt_tokens=request.prompt_tokens,
                         output_tokens=request.output_tokens,
                         started_s=start - epoch,
+                        token_counts=token_counts,
                     )
                 )
     return samples

@@ -62,12 +62,14 @@ def read_sample(
     prompt_tokens: int,
     output_tokens: int,
     started_s: float = 0.0,
+    token_counts: bool = True,
 ) -> RequestSample:
     """Turn the events of one request into a sample.
 
     The server sends no event for a token that ends in the middle of a UTF-8 character; the event after it
     carries both. Such a gap is shared equally by its tokens. The first token's wait is `ttft_ms` and not a
-    gap.
+    gap. A server whose events do not count (`token_counts` false) sends one event a token; of how many there
+    were its last event has the only word.
 
     Raises:
         RequestFailed: an error event, or a stream that was cut.
@@ -86,7 +88,10 @@ def read_sample(
             raise RequestFailed(f"the server answered with an error: {error_message(body)}")
         content.append(str(body.get("content", "")))
         token_ids += _token_ids(body)
-        n_tokens = _number(body, "tokens_predicted")
+        if token_counts:
+            n_tokens = _number(body, "tokens_predicted")
+        else:
+            n_tokens = (steps[-1].n_tokens if steps else 0) + bool(body.get("content"))
         if n_tokens > (steps[-1].n_tokens if steps else 0):
             steps.append(_Step(event.at_s, int(n_tokens)))
         if body.get("stop") is True:

@@ -63,10 +63,11 @@ def _answer(report: Report) -> str:
     found = wording.answer(report)
     banner = f'<p class="banner">{esc(wording.VIRTUAL_GPU)}</p>' if wording.is_virtual(report) else ""
     command = code(report.winner.command) if report.winner else ""
+    lead = " ".join(f"{found.why} {found.against} {found.engines}".split())
     return (
         f'<header>{banner}<p class="note">hottune report: {esc(report.study)}, '
         f"{report.created:%Y-%m-%d}</p>\n<h1>{esc(found.what)}</h1>\n"
-        f'<p class="lead">{esc(f"{found.why} {found.against}".strip())}</p>\n{command}</header>'
+        f'<p class="lead">{esc(lead)}</p>\n{command}</header>'
     )
 
 
