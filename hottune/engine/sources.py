@@ -159,7 +159,7 @@ def cloned(spec: str, cache_dir: Path) -> LlamaSource | None:
     is removed.
     """
     url, ref = split_git_spec(spec)
-    folder = _clone_folder(spec, cache_dir)
+    folder = clone_folder(spec, cache_dir)
     stamp = folder / "commit.txt"
     if not stamp.is_file():
         return None
@@ -183,7 +183,7 @@ def provide_cloned(spec: str, cache_dir: Path, progress: Progress) -> LlamaSourc
         SourceInvalidError: git is missing, or cannot fetch that ref.
     """
     url, ref = split_git_spec(spec)
-    folder = _clone_folder(spec, cache_dir)
+    folder = clone_folder(spec, cache_dir)
     with only_one(cache_dir / "sources" / ".lock", progress, purpose="fetching llama.cpp's source"):
         found = cloned(spec, cache_dir)
         if found is not None:
@@ -236,7 +236,8 @@ def _fetch(url: str, ref: str, target: Path, log: Path, progress: Progress) -> N
             )
 
 
-def _clone_folder(spec: str, cache_dir: Path) -> Path:
+def clone_folder(spec: str, cache_dir: Path) -> Path:
+    """Return where `URL[@ref]` is cloned to (it may not be there yet)."""
     return cache_dir / "sources" / f"git-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
 
 

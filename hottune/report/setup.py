@@ -59,7 +59,7 @@ def setup(report: Report) -> list[tuple[str, str]]:
 
 def _other(engine: OtherEngine) -> str:
     """Return what another engine is and how it was made."""
-    source = f"{engine.git} at {engine.commit[:12] or engine.ref}"
+    source = f"{engine.git} at {(engine.commit or engine.ref)[:12]}"
     if engine.refused:
         return f"{source}; not built: {engine.refused}"
     if engine.prebuilt:
