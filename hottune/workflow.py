@@ -19,7 +19,7 @@ from hottune.search.baselines import BASELINES, first_baselines
 from hottune.search.confirm import HOT_ARMS, LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
 from hottune.search.journal import Journal
 from hottune.search.recorder import Measure, Say
-from hottune.search.rivals import Rival
+from hottune.search.rivals import Rival, first_placement
 from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
@@ -299,13 +299,21 @@ class Shown:
 
 
 def dry_run(config: RunConfig) -> tuple[Plan, list[Shown]]:
-    """Return the servers that a run would start first: baselines and grid. Starts and builds nothing."""
+    """Return the servers that a run would start first: baselines, other engines and grid.
+
+    Starts and builds nothing.
+    """
     plan = as_ballasted(prepare.prepare_for_show(config))
     space = plan.space
     start = Start(max(space.ubatches), space.base.threads)
     hot = foreseen(space, start, quick=config.quick)[: config.trials_wanted]
+    static = first_baselines(space)
+    plain = next((one for arm, one in static if arm == "layers"), static[0][1])
+    beside = [
+        (rival.name, first_placement(rival, space, plain)) for rival in rivals(plan) if not rival.refused
+    ]
     shown = []
-    for arm, placement in [*first_baselines(space), *((HOT_ARMS[0], one) for one in hot)]:
+    for arm, placement in [*static, *beside, *((HOT_ARMS[0], one) for one in hot)]:
         argv, env = argv_and_env(plan, placement, config.port or 8080)
         predicted = None if placement.fit else space.predicted_mib(placement)
         shown.append(Shown(arm, placement, predicted, argv, env))

@@ -77,20 +77,34 @@ def measure_rival(
         best_threads(space, rival.name, best, found[best], tried, found)
 
 
+def first_placement(rival: Rival, space: Space, plain: Placement) -> Placement:
+    """Return the placement with which a rival begins: that of layers, or the largest cache that fits."""
+    plain = plain.model_copy(update={"engine": rival.name})
+    if rival.kind == "layers":
+        return plain
+    sizes = range(space.shape.n_experts, 1, -1)
+    caches = (_cached(rival, space, plain, size) for size in sizes)
+    return next((one for one in caches if space.fits(one)), _cached(rival, space, plain, 1))
+
+
+def _cached(rival: Rival, space: Space, plain: Placement, hot_k: int) -> Placement:
+    changes = {
+        "n_cpu_moe": space.shape.n_layers,
+        "hot_k": hot_k,
+        "policy": "window",
+        "rebalance_interval": rival.rebalance_interval,
+        "prefill_bypass": rival.prefill_bypass,
+        "stream_from": 0,
+    }
+    return plain.model_copy(update=changes)
+
+
 def _largest_cache(rival: Rival, space: Space, plain: Placement, attempt: Attempt) -> None:
     """Measure the largest cache that the memory model allows; a smaller one when it took too much."""
-    n_layers = space.shape.n_layers
-    settings = {"rebalance_interval": rival.rebalance_interval, "prefill_bypass": rival.prefill_bypass}
-    changes = {"n_cpu_moe": n_layers, "policy": "window", "stream_from": 0, **settings}
-
-    def cached(hot_k: int) -> Placement:
-        return plain.model_copy(update={**changes, "hot_k": hot_k})
-
-    sizes = range(space.shape.n_experts, 0, -1)
-    hot_k = next((size for size in sizes if space.fits(cached(size))), 1)
+    hot_k = first_placement(rival, space, plain).hot_k
     one_mib = mib(sum(space.shape.layer_expert_bytes)) / space.shape.n_experts
     for _ in range(HOT_ATTEMPTS):
-        outcome = attempt(rival.name, cached(hot_k))
+        outcome = attempt(rival.name, _cached(rival, space, plain, hot_k))
         if not too_large(outcome) or hot_k == 1:
             return
         fewer = math.floor(hot_k * CUT)

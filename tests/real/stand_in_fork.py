@@ -1,6 +1,6 @@
 """A git repository that stands in for a fork of llama.cpp: its llama-server turns into the pinned build's.
 
-It has knobs of its own: the flag `--fork-moe N` for `-ncmoe N`, and the variable FORK_HOT_K for a cache, which
+It has knobs of its own: the flag `--fork-moe N` for `-ncmoe N`, the variable FORK_HOT_K for a cache, which
 is then that of hottune's own device. So a real server serves a real model behind somebody else's flags.
 """
 

@@ -128,3 +128,20 @@ def test_other_counts_than_asked_for_are_garbage_but_an_error_is_a_failure() -> 
     with pytest.raises(RequestFailed) as failed:
         read([event(1, error={"message": "Compute error."})], 2)
     assert not isinstance(failed.value, WrongAnswer)
+
+
+def test_a_stream_that_does_not_count_has_a_token_an_event() -> None:
+    timings = {"prompt_n": 10, "prompt_ms": 5.0, "predicted_n": 4, "predicted_ms": 7.0}
+    events = [event(at, content="x", stop=False) for at in (50, 60, 80)]
+    events.append(event(81, content="", stop=True, tokens_predicted=4, timings=timings))
+    sample = read_sample(
+        events, workload="chat", warmup=False, prompt_tokens=10, output_tokens=4, token_counts=False
+    )
+    assert sample.ttft_ms == pytest.approx(50)
+    assert sample.token_ms == pytest.approx([10, 20])
+    with pytest.raises(WrongAnswer, match="no number 'tokens_predicted'"):
+        read(events, 4)
+    with pytest.raises(WrongAnswer, match="4 tokens generated"):
+        read_sample(
+            events, workload="chat", warmup=False, prompt_tokens=10, output_tokens=5, token_counts=False
+        )
