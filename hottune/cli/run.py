@@ -210,7 +210,8 @@ def show_dry_run(config: RunConfig, json_output: bool) -> None:
     out.print(Text(f"Study {plan.name}, VRAM ceiling {plan.ceiling_mib:.0f} MiB. Nothing is started."))
     for server in servers:
         need = "" if server.predicted_vram_mib is None else f", about {server.predicted_vram_mib:.0f} MiB"
-        sys.stdout.write(f"# {server.arm}: {server.placement.label()}{need}\n")
+        who = "" if server.placement.engine else f"{server.arm}: "
+        sys.stdout.write(f"# {who}{server.placement.label()}{need}\n")
         sys.stdout.write(shell_command(server.argv, server.env) + "\n")
     out.print("Then the sampler chooses, and the best of each arm is measured again.")
 

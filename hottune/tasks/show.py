@@ -34,12 +34,13 @@ class Meter:
 
     def trial(self, trial: Trial) -> None:
         """Show a trial that has just ended."""
-        who = f"{trial.arm}: " if trial.arm else ""
+        who = f"{trial.arm}: " if trial.arm and not trial.placement.engine else ""
         self.ended(f"#{trial.number:<3} {who}{_name(trial.placement)}", trial.outcome)
 
     def replicate(self, arm: ArmName, placement: Placement, replicate: Replicate) -> None:
         """Show a replicate that has just ended (or that was kept)."""
-        self.ended(f"again {arm}: {_name(placement)}", replicate.outcome)
+        who = "" if placement.engine else f"{arm}: "  # an engine's placement begins with its name
+        self.ended(f"again {who}{_name(placement)}", replicate.outcome)
 
     def finish(self) -> None:
         """End the stage."""
