@@ -32,6 +32,7 @@ from hottune.search.confirm import HOT_ARMS, Confirmed, candidates, contest
 from hottune.search.objective import Objective
 from hottune.stats import Contest, NoteCode, PairedChange, first_run_slower, note, outliers, paired_change
 from hottune.tasks.account import account
+from hottune.tasks.against import against_engines, as_change
 from hottune.tasks.cold import with_cold_start
 from hottune.tasks.conditions import condition_notes
 from hottune.tasks.limited import Replicates, eligible, limit_notes
@@ -226,7 +227,7 @@ def _compared(
                 metric: adjusted[metric].get((arm.name, base)) or contests[metric].change(arm.name, base)
                 for metric in METRICS
             }
-            changes = {metric: _change(one) for metric, one in found.items() if one is not None}
+            changes = {metric: as_change(one) for metric, one in found.items() if one is not None}
             ratios |= {base: changes} if changes else {}
         update: dict[str, object] = {"ratios": ratios}
         for base in ratios:
@@ -238,40 +239,6 @@ def _compared(
             update["text_equal"] = all(same_text(one.requests, first) for one in measured[arm.name])
         rows.append(arm.model_copy(update=update))
     return rows
-
-
-def against_engines(
-    rows: list[Arm], replicates: Replicates, winner: ArmName, metric: Metric, level: float
-) -> tuple[list[Arm], list[ArmName]]:
-    """Compare every other engine with the recommended arm; also return those that were faster.
-
-    Verdicts are by Holm's method over all other engines, for each of the three speeds by itself.
-
-    Args:
-        rows: all arms.
-        replicates: of the measured ones.
-        winner: the recommended arm.
-        metric: of the objective.
-        level: confidence level.
-    """
-    engines = [row.name for row in rows if row.placement.engine and row.name in replicates]
-    found: dict[Metric, dict[tuple[str, str], PairedChange]] = {
-        one: contest(replicates, Objective(one), level, baselines=[winner], candidates=engines).verdicts()
-        for one in METRICS
-    }
-    against: dict[str, dict[Metric, Change]] = {
-        name: {
-            one: _change(changes[name, winner]) for one, changes in found.items() if (name, winner) in changes
-        }
-        for name in engines
-    }
-    faster = [
-        name for name in engines if metric in against[name] and against[name][metric].verdict == "faster"
-    ]
-    return [
-        row.model_copy(update={"versus_winner": against[row.name]}) if row.name in against else row
-        for row in rows
-    ], faster
 
 
 def paired_replicates(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:
@@ -290,23 +257,12 @@ def change_of(
     higher_is_better: bool,
 ) -> Change:
     """Return the change that paired replicates show in what `read` reads, with its interval and verdict."""
-    return _change(
+    return as_change(
         paired_change(
             [read(one) for one, _ in pairs],
             [read(other) for _, other in pairs],
             higher_is_better=higher_is_better,
         )
-    )
-
-
-def _change(found: PairedChange) -> Change:
-    return Change(
-        ratio=found.ratio,
-        low=found.low,
-        high=found.high,
-        verdict=found.verdict,
-        method=found.method,
-        p_value=found.p_value,
     )
 
 

@@ -55,7 +55,9 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
         file = load_engine_file(str(path))
         for made in (cache_dir() / "builds").glob(f"{file.name}-cpu-*"):
             shutil.rmtree(made) if made.is_dir() else made.unlink()
-        shutil.rmtree(clone_folder(f"{file.git}@{file.ref}", cache_dir()), ignore_errors=True)
+        clone = clone_folder(f"{file.git}@{file.ref}", cache_dir())
+        shutil.rmtree(clone, ignore_errors=True)
+        clone.with_suffix(".log").unlink(missing_ok=True)
 
 
 def test_engines_are_cloned_built_measured_and_compared_beside_the_baselines(forks: Forks) -> None:

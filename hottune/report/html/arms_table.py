@@ -85,4 +85,9 @@ def comparisons_table(report: Report) -> str:
         ]
         for row in found
     ]
-    return table(f"{first} against every baseline", ["baseline", *wording.METRIC_WORDS.values()], rows)
+    engines = " and engine" * bool(report.other_engines)
+    return table(
+        f"{first} against every baseline{engines}",
+        ["arm" if engines else "baseline", *wording.METRIC_WORDS.values()],
+        rows,
+    )
