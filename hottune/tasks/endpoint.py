@@ -105,7 +105,7 @@ def measure_endpoint(
             hottune_version=hottune.__version__,
             created=datetime.now(UTC),
             command=command,
-            label=wanted.label or base_name(model),
+            label=wanted.label or "-".join([*filter(None, [server.get("owned_by")]), base_name(model)]),
             url=access.url.kept,
             loopback=access.url.loopback,
             machine=probe_machine() if access.url.loopback else None,
