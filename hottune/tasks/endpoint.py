@@ -124,7 +124,9 @@ def measure_endpoint(
                 passes.append(_pass(access, workload, cutter, ui, number, n_passes))
         except EndpointError as error:
             if passes:
-                kept = _noted(base, passes, [WarningNote(code="interrupted", text=error.what)])
+                kept = _noted(
+                    base, passes, [WarningNote(code="interrupted", text=access.url.hidden(error.what))]
+                )
                 raise Interrupted(kept, error) from error
             raise
         ui.finish(f"{len(passes)} pass{'es' * (len(passes) != 1)}")

@@ -40,6 +40,15 @@ class EndpointUrl:
         return self.base
 
     @property
+    def host(self) -> str:
+        """The host alone."""
+        return httpx.URL(self.base).host
+
+    def hidden(self, text: str) -> str:
+        """Return a text for files: without the host, unless that is this machine."""
+        return text if self.loopback else text.replace(self.base, self.kept).replace(self.host, ELSEWHERE)
+
+    @property
     def kept(self) -> str:
         """For files: the host only where it is this machine."""
         if self.loopback:

@@ -96,7 +96,8 @@ class Access:
         if isinstance(error, httpx.TimeoutException):
             return EndpointError(
                 f"{where} did not answer in time ({type(error).__name__}).",
-                "It is overloaded or still loading, or a firewall drops what is sent to it.",
+                "It is overloaded or still loading, or a firewall drops what is sent to it"
+                + (", or it speaks plain HTTP." if where.startswith("https:") else "."),
                 "Try again when it is up.",
             )
         if _is_tls(error):
