@@ -64,7 +64,9 @@ def compare(
 
         if fail_below is not None and not 0 < fail_below < float("inf"):
             raise BadSettingError(f"--fail-below {fail_below:g} is no ratio: it must be above 0, like 0.97.")
-        chosen = with_endpoints(results, partial(_chosen, all_arms=all_arms), passes)
+        chosen = with_endpoints(
+            results, partial(_chosen, all_arms=all_arms), passes, allow_different=allow_different
+        )
         if len(chosen) < 2:
             raise BadSettingError(
                 "There is only one arm here; a comparison needs two.",

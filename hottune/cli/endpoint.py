@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import StringIO
+from itertools import count
 from pathlib import Path
 
 import typer
@@ -99,8 +101,11 @@ def measured(
     *,
     out: Path | None = None,
     quiet: bool = False,
+    before: Callable[[EndpointResult], None] | None = None,
 ) -> tuple[EndpointResult, Interrupted | None, Path]:
     """Measure an endpoint and keep the result, also of passes before one that failed.
+
+    Without `out` no earlier result is replaced: it may be of the same server with other settings.
 
     Raises:
         HottuneError: see `measure_endpoint`; or the file cannot be written.
@@ -110,13 +115,13 @@ def measured(
     progress = common.make_progress(quiet)
     failure: Interrupted | None = None
     try:
-        result = measure_endpoint(access, workload, passes, wanted, progress, command=command)
+        result = measure_endpoint(access, workload, passes, wanted, progress, command=command, before=before)
     except Interrupted as interrupted:
         result, failure = interrupted.result, interrupted
     finally:
         if isinstance(progress, common.RichProgress):
             progress.close()
-    path = out or common.reports_dir() / f"endpoint-{file_stem(result.label)}.json"
+    path = out or _free_path(f"endpoint-{file_stem(result.label)}")
     try:
         write_text(path, result.model_dump_json(indent=2) + "\n")
     except OSError as error:
@@ -124,6 +129,12 @@ def measured(
             f"{path} cannot be written: {error.strerror}.", next_step="Give another --out."
         ) from error
     return result, failure, path
+
+
+def _free_path(stem: str) -> Path:
+    """Return where a result goes by default: `reports/STEM.json`, or `STEM-2.json` if that is taken."""
+    names = (f"{stem}{'' if number == 1 else f'-{number}'}.json" for number in count(1))
+    return next(path for name in names if not (path := common.reports_dir() / name).exists())
 
 
 def text(result: EndpointResult) -> str:

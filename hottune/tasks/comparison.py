@@ -105,13 +105,7 @@ def compare(chosen: Sequence[Compared], *, allow_different: bool = False) -> Com
                 "Name another arm of that result, as RESULT:ARM.",
             )
     arms = [_compared(letter_of(place), one) for place, one in enumerate(chosen)]
-    against = obstacles(chosen)
-    if against and not allow_different:
-        raise NotComparableError(
-            f"These results are not alike: {said(against, [one.name for one in chosen])}.",
-            "Their speeds would differ for that reason alone, whatever the settings.",
-            "Compare results of one machine, model, workload and ceiling; or give --allow-different.",
-        )
+    against = require_alike(chosen, allow_different=allow_different)
     other = differences(chosen)
     paired = [_paired(one, chosen[0]) for one in chosen[1:]]
     by_metric: dict[Metric, dict[str, Change]] = {}
@@ -142,6 +136,22 @@ def compare(chosen: Sequence[Compared], *, allow_different: bool = False) -> Com
         against_first=rows,
         warnings=_warnings(chosen, against, other, paired),
     )
+
+
+def require_alike(chosen: Sequence[Compared], *, allow_different: bool) -> list[Difference]:
+    """Return the obstacles to a comparison.
+
+    Raises:
+        NotComparableError: there are some, and `allow_different` is not set.
+    """
+    against = obstacles(chosen)
+    if against and not allow_different:
+        raise NotComparableError(
+            f"These results are not alike: {said(against, [one.name for one in chosen])}.",
+            "Their speeds would differ for that reason alone, whatever the settings.",
+            "Compare results of one machine, model, workload and ceiling; or give --allow-different.",
+        )
+    return against
 
 
 def letter_of(place: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
@@ -73,7 +73,14 @@ def access_to(url: str, wanted: Wanted) -> Access:
 
 
 def measure_endpoint(
-    access: Access, workload: Workload, n_passes: int, wanted: Wanted, ui: Progress, *, command: str = ""
+    access: Access,
+    workload: Workload,
+    n_passes: int,
+    wanted: Wanted,
+    ui: Progress,
+    *,
+    command: str = "",
+    before: Callable[[EndpointResult], None] | None = None,
 ) -> EndpointResult:
     """Send the workload to an endpoint, pass by pass.
 
@@ -84,6 +91,7 @@ def measure_endpoint(
         wanted: model, route and label, where they are given.
         ui: where progress goes.
         command: how to repeat it, without account and host.
+        before: is called with a result without passes, before the first one; what it raises ends it there.
 
     Raises:
         EndpointError: it cannot be measured.
@@ -97,7 +105,7 @@ def measure_endpoint(
         model = _chosen(models, wanted.model, access)
         server = told | _about(access, http)
         dialect = settle(access, http, model, wanted.route)
-        count = tokenizer(access, http, model) if dialect.route == "completions" else None
+        count = tokenizer(access, http, model)
         cutter = Cutter(access, http, dialect, count)
         for one in workload.requests:
             cutter(one)
@@ -118,6 +126,8 @@ def measure_endpoint(
             workload=workload,
             passes=[],
         )
+        if before:
+            before(base)
         passes: list[EndpointPass] = []
         try:
             for number in range(n_passes):

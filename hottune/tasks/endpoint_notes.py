@@ -42,10 +42,15 @@ def endpoint_notes(result: EndpointResult) -> list[WarningNote]:
     early = [one for one in requests if one.output_tokens < one.asked_output_tokens]
     if early:
         reasons = ", ".join(sorted({one.finish_reason or "no reason given" for one in early}))
+        why = (
+            "its context is full, so start it with a longer one"
+            if reasons == "length"
+            else "the server does not take ignore_eos"
+        )
         found["stopped-early"] = (
             f"{len(early)} of {len(requests)} answers ended early ({reasons}), the shortest after "
-            f"{min(one.output_tokens for one in early)} of {early[0].asked_output_tokens} tokens: the server "
-            "does not take ignore_eos. Speeds are those of the shorter answers; turns do not compare."
+            f"{min(one.output_tokens for one in early)} of {early[0].asked_output_tokens} tokens: {why}. "
+            "Speeds are those of the shorter answers; turns do not compare."
         )
     if any(one.output_tokens > one.asked_output_tokens for one in requests):
         found["longer-than-asked"] = "Answers are longer than max_tokens: turns do not compare."

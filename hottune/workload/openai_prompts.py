@@ -1,8 +1,8 @@
 """Texts cut to about the asked number of tokens for a server whose tokenizer is not here.
 
 Where it has a `/tokenize` (llama-server, vLLM), a prompt has the asked length, give or take what its
-beginning differs by. Else its usage tells how many characters it takes for a token, by requests of a
-paragraph each; then lengths are a few percent off. Speeds are by the tokens that the server counted.
+beginning differs by. Else its usage tells how many characters it takes for a token, by a request with a
+quarter of each text; then lengths are a few percent off. Speeds are by the tokens that the server counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hottune.workload.texts import load_text
 
 #: Of English prose, where nothing better is known.
 _CHARACTERS_A_TOKEN = 4.0
-_PARAGRAPH = 1000  # characters
+_SLICES, _LEAST_SLICE = 4, 250  # of a text, evenly spread; characters
 _TRIES = 8
 
 Count = Callable[[str], int]
@@ -55,6 +55,7 @@ class Cutter:
     count: Count | None
     _rates: dict[str, float] = field(default_factory=dict)
     _overhead: int | None = None
+    _template: int | None = None
     _cut: dict[Request, str] = field(default_factory=dict)
 
     def __call__(self, request: Request) -> str:
@@ -70,7 +71,7 @@ class Cutter:
 
     def _made(self, request: Request) -> str:
         text = load_text(request.text)
-        rate = self._rate(request.text, text)
+        rate = self._rate(request, text)
         first = round(request.offset_tokens * rate)
         length = round((request.prompt_tokens - self._beginning()) * rate)
         for _ in range(_TRIES if self.count else 0):
@@ -86,10 +87,13 @@ class Cutter:
             )
         return text[first : first + max(1, length)]
 
-    def _rate(self, name: str, text: str) -> float:
-        """Return characters a token of a text."""
+    def _rate(self, request: Request, text: str) -> float:
+        """Return characters a token of a text, by slices of about what is sent."""
+        name = request.text
         if name not in self._rates:
-            part = text[:_PARAGRAPH]
+            sent = min(len(text), round(request.prompt_tokens * _CHARACTERS_A_TOKEN))
+            size = max(_LEAST_SLICE, sent // _SLICES**2)
+            part = "".join(text[at : at + size] for at in range(0, sent, max(1, -(-sent // _SLICES))))
             if self.count is None and not self.dialect.tells_usage:
                 self._rates[name] = _CHARACTERS_A_TOKEN
             else:
@@ -105,8 +109,16 @@ class Cutter:
         return self._overhead
 
     def _counted(self, prompt: str) -> int:
-        if self.count is not None:
-            return self.count(prompt)
+        if self.count is None:
+            return self._told(prompt)
+        if self._template is None:
+            probe = fresh("a")
+            chat = self.dialect.route != "completions" and self.dialect.tells_usage
+            self._template = max(0, self._told(probe) - self.count(probe)) if chat else 0
+        return self.count(prompt) + self._template
+
+    def _told(self, prompt: str) -> int:
+        """Return the tokens of a prompt by the server's usage."""
         try:
             return ask(self.access, self.http, self.dialect, prompt) or 0
         except Refused as refused:

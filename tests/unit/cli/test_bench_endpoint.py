@@ -79,5 +79,24 @@ def test_two_live_servers_are_measured_and_kept_apart(server: FakeOpenAi, tmp_pa
     assert [arm["replicates"] for arm in found["arms"]] == [2, 2, 2]
     assert {"live-2", "live-3"} == {arm["name"].split(" ")[0] for arm in found["arms"][1:]}
     assert (tmp_path / "reports" / "endpoint-live-2.json").is_file()
-    # The workload is that of the result beside them.
+    # The workload is that of the result beside them, and a second time replaces no first one.
+    run("compare", "endpoint-before", server.url, "--passes", "1")
+    run("compare", "endpoint-before", server.url, "--passes", "1")
+    assert len(list((tmp_path / "reports").glob("endpoint-tests-some-model*.json"))) == 2
     assert found["obstacles"] == []
+
+
+def test_what_could_not_be_compared_is_not_measured_first(server: FakeOpenAi, tmp_path: Path) -> None:
+    run("bench", "--endpoint", server.url, *SMALL, "--label", "before", "--quiet")
+    path = tmp_path / "reports" / "endpoint-before.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["machine"]["ram_total_mib"] *= 4
+    path.write_text(json.dumps(found), encoding="utf-8")
+    server.requests.clear()
+    refused = run("compare", "endpoint-before", server.url)
+    assert refused.exit_code == 61 and "memory" in refused.stderr
+    assert (
+        max(body.get("max_tokens", 0) for body in server.bodies)
+        < found["workload"]["requests"][0]["output_tokens"]
+    )
+    assert run("compare", "endpoint-before", server.url, "--passes", "1", "--allow-different").exit_code == 0

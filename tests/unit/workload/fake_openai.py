@@ -26,6 +26,7 @@ class FakeOpenAi:
         self.tokens_a_chunk = 1
         self.takes_ignore_eos = True
         self.early = 5  # tokens after which it ends by itself
+        self.early_reason = "stop"
         self.prefix = b"data: "
         self.comments = False
         self.role_first = True
@@ -79,7 +80,7 @@ class FakeOpenAi:
             else:
                 yield self.chunk({"delta": {"content": piece}, "finish_reason": None})
             time.sleep(self.token_s)
-        reason = "length" if n_output == body["max_tokens"] else "stop"
+        reason = "length" if n_output == body["max_tokens"] else self.early_reason
         last = {"text": "", "finish_reason": reason} if not chat else {"delta": {}, "finish_reason": reason}
         usage = None
         if self.usage and body.get("stream_options"):

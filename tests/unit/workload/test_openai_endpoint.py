@@ -85,11 +85,14 @@ def test_requests_are_those_of_llama_server_and_each_begins_anew(server: FakeOpe
     assert bodies[0]["prompt"][8:] == bodies[2]["prompt"][8:]
 
 
-@pytest.mark.parametrize("cut", [True, False])
-def test_prompts_have_about_the_asked_length_by_usage_too(server: FakeOpenAi, cut: bool) -> None:
-    server.tokenize = cut
-    one = warm(measure(server, route="chat/completions" if not cut else None))
-    assert one.prompt_tokens == pytest.approx(60, rel=0.2)
+@pytest.mark.parametrize("route", ["completions", "chat/completions"])
+@pytest.mark.parametrize(("counts", "off"), [(True, 3), (False, 10)])
+def test_prompts_have_the_asked_length_template_included(
+    server: FakeOpenAi, route, counts: bool, off: int
+) -> None:
+    server.tokenize, server.extra_tokens = counts, 20
+    one = warm(measure(server, route=route))
+    assert abs(one.prompt_tokens - 60) <= off
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,12 @@ def test_a_server_that_ends_early_gives_speeds_and_no_turn(server: FakeOpenAi) -
     assert warm(result).output_tokens == 5
     assert "stopped-early" in codes(result)
     assert result.values("decode") and not result.values("turn")
+
+
+def test_a_full_context_is_not_taken_for_a_refused_ignore_eos(server: FakeOpenAi) -> None:
+    server.takes_ignore_eos, server.early_reason = False, "length"
+    (text,) = [note.text for note in measure(server).warnings if note.code == "stopped-early"]
+    assert "context is full" in text
 
 
 def test_fields_that_are_refused_are_left_out(server: FakeOpenAi) -> None:
