@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -171,7 +172,7 @@ def _server_times(timings: dict[str, Any] | None) -> ServerTimes | None:
     """Return llama-server's `timings`; None when there are none, or not of that kind."""
     names = ("prompt_n", "prompt_ms", "predicted_n", "predicted_ms")
     values = [timings.get(name) if timings else None for name in names]
-    if not all(isinstance(value, int | float) and value > 0 for value in values):
+    if not all(isinstance(value, int | float) and 0 < value < math.inf for value in values):
         return None
     n_prompt, prompt_ms, n_output, output_ms = (float(value or 0) for value in values)
     return ServerTimes(
