@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from io import StringIO
 from itertools import count
@@ -13,14 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli import common
-from hottune.cli.options import command_line
 from hottune.errors import BadSettingError
 from hottune.report.endpoint import EndpointResult
 from hottune.report.store import file_stem, write_text
 from hottune.report.wording import NOTHING, number
 from hottune.tasks.endpoint import Interrupted, Wanted, access_to, measure_endpoint
 from hottune.workload.endpoint_facts import Route
-from hottune.workload.endpoint_url import without_hosts
+from hottune.workload.endpoint_url import kept_command
 from hottune.workload.facts import Workload
 from hottune.workload.workloads import load_workload
 
@@ -111,7 +111,7 @@ def measured(
         HottuneError: see `measure_endpoint`; or the file cannot be written.
     """
     access = access_to(url, wanted)
-    command = without_hosts(command_line())
+    command = kept_command(["hottune", *sys.argv[1:]])
     progress = common.make_progress(quiet)
     failure: Interrupted | None = None
     try:
@@ -170,7 +170,13 @@ def text(result: EndpointResult) -> str:
             f"{sum(sample.output_tokens for sample in warm):,}",
         )
     if len(result.passes) > 1:
-        table.add_row("mean", number(result.mean("prefill")), number(result.mean("decode")))
+        table.add_row(
+            "mean",
+            number(result.mean("prefill")),
+            number(result.mean("decode")),
+            "",
+            number(result.mean("turn")),
+        )
     console.print(table)
     if not all(one.as_asked for one in result.passes):
         console.print("* lengths were not those asked for, so this turn does not compare.")

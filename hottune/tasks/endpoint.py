@@ -43,9 +43,9 @@ class Wanted:
 
 
 class Interrupted(Exception):
-    """A pass did not end; `result` has those before it, `error` says why."""
+    """A pass did not end; `result` has those before it, `error` says why (Ctrl-C: KeyboardInterrupt)."""
 
-    def __init__(self, result: EndpointResult, error: HottuneError) -> None:
+    def __init__(self, result: EndpointResult, error: HottuneError | KeyboardInterrupt) -> None:
         self.result, self.error = result, error
         super().__init__(str(error))
 
@@ -96,7 +96,7 @@ def measure_endpoint(
     Raises:
         EndpointError: it cannot be measured.
         BadSettingError: it serves several models and none is named, or a text is too short.
-        Interrupted: it failed after at least one pass.
+        Interrupted: it failed, or Ctrl-C was pressed, after at least one pass.
     """
     access.say = ui.say
     with access.client() as http:
@@ -132,12 +132,14 @@ def measure_endpoint(
         try:
             for number in range(n_passes):
                 passes.append(_pass(access, workload, cutter, ui, number, n_passes))
-        except EndpointError as error:
+        except (EndpointError, KeyboardInterrupt) as error:
             if passes:
-                kept = _noted(
-                    base, passes, [WarningNote(code="interrupted", text=access.url.hidden(error.what))]
+                why = error.what if isinstance(error, EndpointError) else "Ctrl-C."
+                note = WarningNote(
+                    code="interrupted",
+                    text=f"Ended after {len(passes)} of {n_passes} passes: {access.url.hidden(why)}",
                 )
-                raise Interrupted(kept, error) from error
+                raise Interrupted(_noted(base, passes, [note]), error) from error
             raise
         ui.finish(f"{len(passes)} pass{'es' * (len(passes) != 1)}")
         return _noted(base, passes, [])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -12,8 +14,8 @@ from hottune.errors import BadSettingError
 
 #: What stands for the host of another machine wherever an address is kept.
 ELSEWHERE = "REDACTED-HOST"
+_PATH, _FOLDERS = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]"), re.compile(r"[/\\]")
 _URL = re.compile(r"https?://", re.IGNORECASE)
-_IN_COMMAND = re.compile(r"https?://[^\s'\"]+", re.IGNORECASE)
 
 
 def is_url(text: str) -> bool:
@@ -87,16 +89,21 @@ def parse_url(text: str) -> EndpointUrl:
 _EXAMPLE = "Write it like http://127.0.0.1:8080/v1."
 
 
-def without_hosts(command: str) -> str:
-    """Return a command line whose addresses have no account, and no host of another machine."""
+def kept_command(words: Sequence[str]) -> str:
+    """Return a command line whose addresses have no account and no foreign host, and paths no folder."""
+    return shlex.join(_kept_word(word) for word in words)
 
-    def kept(match: re.Match[str]) -> str:
+
+def _kept_word(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if equals and option.startswith("--"):
+        return f"{option}={_kept_word(value)}"
+    if is_url(word):
         try:
-            return parse_url(match[0]).kept
+            return parse_url(word).kept
         except BadSettingError:
             return f"http://{ELSEWHERE}"
-
-    return _IN_COMMAND.sub(kept, command)
+    return _FOLDERS.split(word)[-1] if _PATH.match(word) else word
 
 
 def _is_loopback(host: str) -> bool:

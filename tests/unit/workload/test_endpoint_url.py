@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hottune.errors import BadSettingError
-from hottune.workload.endpoint_url import is_url, parse_url, without_hosts
+from hottune.workload.endpoint_url import is_url, kept_command, parse_url
 
 SECRETS = st.text(st.characters(categories=("L", "N"), max_codepoint=127), min_size=6, max_size=20)
 
@@ -40,12 +42,20 @@ def test_account_password_and_host_are_in_nothing_that_is_kept(user: str, word: 
     text = f"https://zz{user}:zz{word}@zz{host}.test:8443/v1"
     url = parse_url(text)
     assert url.auth == (f"zz{user}", f"zz{word}")
-    command = without_hosts(f"hottune bench --endpoint {text} --scale 0.5")
+    command = kept_command(
+        ["hottune", "bench", "--endpoint", text, f"--out=/zz{user}/{word}/x y", "--scale", "0.5"]
+    )
     for kept in (url.kept, command):
         assert "zz" not in kept
     assert "zz" not in url.shown.replace(f"zz{host}".lower(), "")
-    assert command.endswith("/v1 --scale 0.5")
+    assert command.endswith("/v1 '--out=x y' --scale 0.5")
+    assert parse_url(shlex.split(command)[3]).base.endswith("/v1"), "it can be pasted again"
     assert "zz" not in url.hidden(f"{url.shown} broke; no certificate for {url.host}").lower()
+
+
+def test_names_of_models_stay_in_the_command_and_folders_do_not() -> None:
+    words = ["--model-name", "owner/model", "--label", "a b", "/home/me/x.gguf", "~/x.json", r"C:\me\y.gguf"]
+    assert kept_command(words) == "--model-name owner/model --label 'a b' x.gguf x.json y.gguf"
 
 
 def test_only_addresses_are_taken_for_endpoints() -> None:

@@ -272,6 +272,18 @@ def test_passes_before_a_failure_are_kept(server: FakeOpenAi) -> None:
     assert "out of blocks" in caught.value.error.what
 
 
+def test_passes_before_ctrl_c_are_kept(server: FakeOpenAi) -> None:
+    class Presses(NoProgress):
+        def say(self, line: str) -> None:
+            if "pass 2" in line:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        measure_endpoint(access_to(server.url, Wanted()), small(), 4, Wanted(), Presses())
+    assert isinstance(caught.value.error, KeyboardInterrupt)
+    assert len(caught.value.result.passes) == 1
+
+
 def test_among_several_models_one_has_to_be_named(server: FakeOpenAi) -> None:
     server.models = [{"id": "a"}, {"id": "b"}]
     with pytest.raises(BadSettingError, match=r"--model-name: a, b"):
