@@ -141,6 +141,12 @@ class NotEngagedError(HottuneError):
     exit_code = 32
 
 
+class EndpointError(HottuneError):
+    """An OpenAI-compatible endpoint cannot be measured: it is not there, refuses, or does not stream."""
+
+    exit_code = 33
+
+
 # --- plan: 40-49 -------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""`hottune bench`: one placement, measured in fresh servers."""
+"""`hottune bench`: one placement, measured in fresh servers; or an endpoint, measured as it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hottune.tasks.settings import RunConfig
 
 
 def bench(
-    model: options.Model,
+    ctx: typer.Context,
+    model: options.ModelOrNone = None,
     hot_k: Annotated[
         int, typer.Option("--hot-k", min=0, help="Experts of a layer kept in VRAM; 0 = the device is off.")
     ] = 0,
@@ -74,7 +75,9 @@ def bench(
         typer.Option(min=1, max=1024, help="Tokens that must repeat for a draft. Default: llama.cpp's."),
     ] = None,
     ubatch: Annotated[int, typer.Option(min=1, help="Physical batch, tokens.")] = 512,
-    replicates: Annotated[int, typer.Option(min=1, help="Fresh servers, one after another.")] = 1,
+    replicates: Annotated[
+        int, typer.Option(min=1, help="Fresh servers, one after another; with --endpoint: passes.")
+    ] = 1,
     vram: options.Vram = None,
     headroom: options.Headroom = None,
     ballast: options.Ballast = None,
@@ -95,17 +98,44 @@ def bench(
     cmake_option: options.CmakeOption = None,
     engine: options.Engine = None,
     engine_bin: options.EngineBin = None,
+    endpoint: options.Endpoint = None,
+    model_name: options.ModelName = None,
+    api_key_env: options.ApiKeyEnv = None,
+    chat: options.Chat = None,
+    label: options.Label = None,
+    out: options.EndpointOut = None,
+    timeout: options.Timeout = 600.0,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure one placement of MODEL in fresh servers.
+    """Measure one placement of MODEL in fresh servers, or an OpenAI-compatible server with --endpoint.
 
-    What is no measurement ends with its own exit code: 32 when the server ran but not as asked, 31 else.
-    With --engine, another engine serves the placement.
+    What is no measurement ends with its own exit code: 32 when the server ran but not as asked, 33 when an
+    endpoint cannot be measured, 31 else. With --engine, another engine serves the placement.
     """
     with handled(json_output):
+        from hottune.cli import endpoint as other
+
+        other.require_one_kind(ctx, model, endpoint)
+        if endpoint is not None:
+            other.bench_endpoint(
+                endpoint,
+                workload=workload,
+                scale=scale,
+                parallel=parallel,
+                passes=replicates,
+                model_name=model_name,
+                api_key_env=api_key_env,
+                chat=chat,
+                label=label,
+                out=options.absolute(out),
+                timeout_s=timeout,
+                json_output=json_output,
+                quiet=quiet,
+            )
+            return
         config = options.run_config(
-            model=model,
+            model=model or "",
             vram=vram,
             headroom=headroom,
             ballast=ballast,

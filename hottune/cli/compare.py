@@ -1,9 +1,10 @@
-"""`hottune compare`: results, or arms of them, each against the first."""
+"""`hottune compare`: results, arms of them, or endpoints, each against the first."""
 
 from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from hottune.report.schema import Metric
 
 if TYPE_CHECKING:
     from hottune.report.schema import Report
-    from hottune.tasks.comparable import Chosen
+    from hottune.tasks.comparable import Compared
 
 #: The arm behind the last colon; `#2` is the second row of that name (tables of the device's benchmark).
 _ARM = re.compile(r"(?P<result>.+):(?P<arm>[a-z][a-z0-9+-]*)(?P<number>#[1-9]\d*)?")
@@ -27,9 +28,10 @@ def compare(
     results: Annotated[
         list[str],
         typer.Argument(
-            metavar="RESULT[:ARM]...",
-            help="Result files (.json) or study names; the first is what the others are compared with. "
-            "Without :ARM the recommended arm is taken.",
+            metavar="RESULT[:ARM]|URL...",
+            help="Result files (.json), study names, or addresses of OpenAI-compatible servers, which are "
+            "measured now; the first is what the others are compared with. Without :ARM the recommended arm "
+            "is taken.",
         ),
     ],
     all_arms: Annotated[
@@ -49,16 +51,22 @@ def compare(
         ),
     ] = None,
     metric: Annotated[Metric, typer.Option(help="What --fail-below looks at.")] = "turn",
+    passes: Annotated[
+        int, typer.Option(min=1, help="Of the workload over each server whose address is given.")
+    ] = 3,
     json_output: Json = False,
 ) -> None:
     """Compare results with each other: the settings that differ, and each speed against the first."""
     with common.handled(json_output):
+        from hottune.cli.compare_endpoints import with_endpoints
         from hottune.tasks.comparison import compare as compare_arms
         from hottune.tasks.gate import judge
 
         if fail_below is not None and not 0 < fail_below < float("inf"):
             raise BadSettingError(f"--fail-below {fail_below:g} is no ratio: it must be above 0, like 0.97.")
-        chosen = [one for result in results for one in _chosen(result, all_arms=all_arms)]
+        chosen = with_endpoints(
+            results, partial(_chosen, all_arms=all_arms), passes, allow_different=allow_different
+        )
         if len(chosen) < 2:
             raise BadSettingError(
                 "There is only one arm here; a comparison needs two.",
@@ -82,7 +90,7 @@ def compare(
             )
 
 
-def _chosen(argument: str, *, all_arms: bool) -> list[Chosen]:
+def _chosen(argument: str, *, all_arms: bool) -> list[Compared]:
     """Return the arms that an argument means.
 
     Raises:
@@ -92,16 +100,24 @@ def _chosen(argument: str, *, all_arms: bool) -> list[Chosen]:
         NotComparableError: no arm is named, and the result recommends none or measured none.
     """
     from hottune.report import load
+    from hottune.report.endpoint import load_endpoint
     from hottune.tasks.comparable import Chosen
+    from hottune.tasks.endpoint_compared import ChosenEndpoint
 
     path, wanted = _split(argument)
+    if (endpoint := load_endpoint(path)) is not None:
+        if wanted is not None:
+            raise BadSettingError(
+                f"{path} is of an endpoint, which has no arms.", next_step=f"Leave ':{wanted}' out."
+            )
+        return [ChosenEndpoint(endpoint.label, endpoint)]
     report = load(path)
     names = _row_names(report)
     rows = {
         row: Chosen(f"{path.stem}:{row}", report, arm) for row, arm in zip(names, report.arms, strict=True)
     }
     if wanted is None and all_arms:
-        measured = [one for one in rows.values() if one.arm.outcome == "measurement"]
+        measured: list[Compared] = [one for one in rows.values() if one.arm.outcome == "measurement"]
         if not measured:
             raise NotComparableError(
                 f"No arm of {path} was measured.", next_step="`hottune report` says why."

@@ -69,7 +69,10 @@ def _table(*, header: bool = True) -> Table:
 def _who(found: Comparison) -> Table:
     table = _table(header=False)
     for arm in found.arms:
-        runs = f"{arm.replicates} run{'s' * (arm.replicates != 1)}"
+        word = "run" + "s" * (arm.replicates != 1)
+        if arm.timed == "client":
+            word = "pass" + "es" * (arm.replicates != 1)
+        runs = f"{arm.replicates} {word}"
         table.add_row(Text(arm.letter, style="bold"), arm.name, Text(arm.placement, style="dim"), runs)
     return table
 

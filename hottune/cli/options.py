@@ -23,6 +23,9 @@ _ENGINE = "Engine"
 _SETUP = "Setup"
 
 Model = Annotated[str, typer.Argument(help="A .gguf file, owner/repo[:quant], or demo.")]
+ModelOrNone = Annotated[
+    str | None, typer.Argument(help="A .gguf file, owner/repo[:quant], or demo; none with --endpoint.")
+]
 Vram = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="VRAM ceiling of every arm, like 24GiB. Default: what is free."),
@@ -90,6 +93,39 @@ EngineBin = Annotated[
         "--engine-bin", metavar="NAME=PATH", help="Of an --engine: its server or build folder, already built."
     ),
 ]
+_ENDPOINT = "With --endpoint: "
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Measure this OpenAI-compatible server instead, like http://127.0.0.1:8080/v1."
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help=f"{_ENDPOINT}which of its models. Default: the only one."),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(metavar="VAR", help=f"{_ENDPOINT}the environment variable that holds its key."),
+]
+Chat = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--completions",
+        help=f"{_ENDPOINT}which route. Default: completions (no chat template), else chat.",
+    ),
+]
+Label = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"{_ENDPOINT}its name in tables. Default: the model's.")
+]
+EndpointOut = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help=f"{_ENDPOINT}result. Default: reports/endpoint-LABEL.json."),
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=1, help=f"{_ENDPOINT}seconds that a request may take.")
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result and errors.")]
 

@@ -29,7 +29,7 @@ def report(
     """Render the result of a study again, in any format."""
     chosen = Format.JSON if json_output else format
     with common.handled(json_output=chosen is Format.JSON):
-        text = render(load(result_path(study)), chosen, color=False if output else None)
+        text = _rendered(result_path(study), chosen, color=False if output else None)
         if output is None:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -41,6 +41,20 @@ def report(
                 f"{output} cannot be written: {error.strerror}.", next_step="Give another --output."
             ) from error
         common.console().print(Text(f"Wrote {output}"), soft_wrap=True)
+
+
+def _rendered(path: Path, format: Format, *, color: bool | None) -> str:
+    """Render a result; one of an endpoint is a table or its own JSON."""
+    from hottune.report.endpoint import load_endpoint
+
+    endpoint = load_endpoint(path)
+    if endpoint is None or format not in (Format.TERMINAL, Format.JSON):
+        return render(load(path), format, color=color)
+    if format is Format.JSON:
+        return endpoint.model_dump_json(indent=2) + "\n"
+    from hottune.cli.endpoint import text
+
+    return text(endpoint)
 
 
 def result_path(study: str) -> Path:

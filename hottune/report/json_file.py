@@ -53,6 +53,13 @@ def load(path: Path) -> Report:
 
 
 def _check_version(path: Path, data: Any) -> None:
+    if isinstance(data, dict) and data.get("kind") == "endpoint":
+        raise BadResultError(
+            f"{path} is of an endpoint, which has no arms and no placement.",
+            "`hottune report` shows it and `hottune compare` compares it. It keeps no account, key or "
+            "folder, and no host of another machine, so it can be posted as it is.",
+            "For all else give a result of `hottune run`.",
+        )
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise BadResultError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hottune.machine.facts import Gpu
+from hottune.machine.facts import Gpu, Machine
 from hottune.placement import INTERVAL_POLICIES, Placement
 from hottune.report.schema import Arm, Report
 from hottune.report.wording import NOTHING
+from hottune.tasks.endpoint_compared import ChosenEndpoint
 from hottune.tasks.fingerprint import RAM_TOLERANCE, fingerprint
 from hottune.units import MIB, format_bytes
+from hottune.workload.facts import Workload
 
 #: Ceilings this near are one: what a card has free differs a little from day to day.
 CEILING_TOLERANCE = 0.005
@@ -43,6 +45,12 @@ class Chosen:
         return self.arm.cell.ceiling_mib if self.arm.cell else self.report.ceiling_mib
 
 
+#: What may be compared.
+Compared = Chosen | ChosenEndpoint
+#: What stands for what an endpoint does not tell.
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class Difference:
     """A setting with its value in each of the compared arms, in their order."""
@@ -51,57 +59,87 @@ class Difference:
     values: tuple[str, ...]
 
 
-def obstacles(chosen: Sequence[Chosen]) -> list[Difference]:
-    """Return what speaks against comparing these: other machines, models, workloads or VRAM ceilings."""
-    found = _differing([{**_machine(one.report), **_task(one.report)} for one in chosen])
-    models = tuple(_model(one.report) for one in chosen)
-    found = [Difference("model", models) if row.setting == "model" else row for row in found]
-    ram = [one.report.machine.ram_total_mib for one in chosen]
-    if max(ram) - min(ram) > RAM_TOLERANCE * max(ram):
-        found.append(Difference("memory", tuple(format_bytes(size * MIB) for size in ram)))
-    ceilings = [one.ceiling_mib for one in chosen]
-    if max(ceilings) - min(ceilings) > CEILING_TOLERANCE * max(ceilings):
+def obstacles(chosen: Sequence[Compared]) -> list[Difference]:
+    """Return what speaks against comparing these: other machines, models, workloads or VRAM ceilings.
+
+    What an endpoint does not tell is no obstacle: the comparison warns of it (`endpoint_compared`).
+    """
+    reports = [one.report if isinstance(one, Chosen) else None for one in chosen]
+    machines = [one.report.machine if isinstance(one, Chosen) else one.result.machine for one in chosen]
+    found = _differing([_machine(machine) if machine else None for machine in machines])
+    models = [{"model": report.model.fingerprint} if report else None for report in reports]
+    if _differing(models):
+        found.append(Difference("model", tuple(_model(report) if report else UNKNOWN for report in reports)))
+    found += _differing([_task(workload_of(one)) for one in chosen])
+    ram = [machine.ram_total_mib if machine else None for machine in machines]
+    if _apart(ram, RAM_TOLERANCE):
+        sizes = tuple(UNKNOWN if size is None else format_bytes(size * MIB) for size in ram)
+        found.append(Difference("memory", sizes))
+    ceilings = _ceiling_sizes(chosen)
+    if _apart(ceilings, CEILING_TOLERANCE):
         found.append(_ceilings(ceilings))
     return found
 
 
-def differences(chosen: Sequence[Chosen]) -> list[Difference]:
+def differences(chosen: Sequence[Compared]) -> list[Difference]:
     """Return every setting that differs: first the obstacles, then engine and limits, then the placement."""
     found = obstacles(chosen)
-    ceilings = [one.ceiling_mib for one in chosen]
-    if len(set(ceilings)) > 1 and _ceilings(ceilings) not in found:
+    ceilings = _ceiling_sizes(chosen)
+    if _apart(ceilings, 0) and _ceilings(ceilings) not in found:
         found.append(_ceilings(ceilings))
-    around = _differing([_around(one.report) for one in chosen])
+    around = _differing([_around(one.report) if isinstance(one, Chosen) else None for one in chosen])
     named = any(row.setting == "model" for row in found)
     found += [row for row in around if not (named and row.setting == "model name")]
-    rows = _differing([_placement(one.arm.placement) for one in chosen])
-    return found + [row for row in rows if not _usual_where_it_counts(row)]
+    rows = _differing([_placement(one.arm.placement) if isinstance(one, Chosen) else None for one in chosen])
+    found += [row for row in rows if not _usual_where_it_counts(row)]
+    return found + _differing([one.around() if isinstance(one, ChosenEndpoint) else None for one in chosen])
 
 
-def _ceilings(sizes: Sequence[float]) -> Difference:
-    return Difference("VRAM ceiling", tuple(f"{size:,.0f} MiB" for size in sizes))
+def workload_of(one: Compared) -> Workload:
+    """Return what was sent."""
+    return one.report.workload if isinstance(one, Chosen) else one.result.workload
 
 
-def _differing(columns: Sequence[Mapping[str, str]]) -> list[Difference]:
-    names = dict.fromkeys(name for column in columns for name in column)
-    rows = [Difference(name, tuple(column.get(name) or "none" for column in columns)) for name in names]
-    return [row for row in rows if len(set(row.values)) > 1]
+def _ceiling_sizes(chosen: Sequence[Compared]) -> list[float | None]:
+    return [one.ceiling_mib if isinstance(one, Chosen) else None for one in chosen]
 
 
-def _machine(report: Report) -> dict[str, str]:
-    gpus = report.machine.gpus or (_NO_GPU,)
-    facts = fingerprint(report.machine, gpus[0])
+def _ceilings(sizes: Sequence[float | None]) -> Difference:
+    shown = tuple(UNKNOWN if size is None else f"{size:,.0f} MiB" for size in sizes)
+    return Difference("VRAM ceiling", shown)
+
+
+def _apart(sizes: Sequence[float | None], tolerance: float) -> bool:
+    """Tell whether known sizes differ by more than a share of the largest."""
+    known = [size for size in sizes if size is not None]
+    return bool(known) and max(known) - min(known) > tolerance * max(known)
+
+
+def _differing(columns: Sequence[Mapping[str, str] | None]) -> list[Difference]:
+    """Return the rows in which known columns differ; None is a column of which nothing is known."""
+    known = [column for column in columns if column is not None]
+    names = dict.fromkeys(name for column in known for name in column)
+    return [
+        Difference(
+            name, tuple(UNKNOWN if column is None else column.get(name) or "none" for column in columns)
+        )
+        for name in names
+        if len({column.get(name) or "none" for column in known}) > 1
+    ]
+
+
+def _machine(machine: Machine) -> dict[str, str]:
+    gpus = machine.gpus or (_NO_GPU,)
+    facts = fingerprint(machine, gpus[0])
     # Not an obstacle: whether a new driver is slower is a fair question. `_around` shows it.
     del facts["driver"]
-    return {**facts, "GPU": " + ".join(fingerprint(report.machine, gpu)["GPU"] for gpu in gpus)}
+    return {**facts, "GPU": " + ".join(fingerprint(machine, gpu)["GPU"] for gpu in gpus)}
 
 
-def _task(report: Report) -> dict[str, str]:
-    """Return the model's fingerprint (its file may have been renamed) and the workload with its hash."""
-    work, model = report.workload, report.model
+def _task(work: Workload) -> dict[str, str]:
+    """Return the workload with its hash."""
     last = work.requests[-1]
     return {
-        "model": model.fingerprint,
         "workload": f"{work.name}, {len(work.requests)} requests of which {work.warmup_requests} cold, "
         f"the last {last.prompt_tokens} in / {last.output_tokens} out, {work.parallel} at once, "
         f"seed {work.seed}, hash {work.sha256[:8]}",

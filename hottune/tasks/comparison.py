@@ -17,7 +17,8 @@ from hottune.report.schema import METRICS, Change, Metric
 from hottune.report.wording import VIRTUAL_GPU, is_virtual
 from hottune.search.objective import Objective
 from hottune.stats import FIXED_LEVEL, Contest, PairedChange, holm_changes, unpaired_change
-from hottune.tasks.comparable import Chosen, Difference, differences, obstacles
+from hottune.tasks.comparable import Chosen, Compared, Difference, differences, obstacles
+from hottune.tasks.endpoint_compared import ChosenEndpoint, endpoint_cautions
 
 Fact = Literal["kld_to_all_cpu", "vram_peak_mib", "hit_rate"]
 FACTS: tuple[Fact, ...] = ("kld_to_all_cpu", "vram_peak_mib", "hit_rate")
@@ -36,14 +37,11 @@ class _Model(BaseModel):
 class Caution(_Model):
     """Something that makes the comparison weaker."""
 
-    code: Literal[
-        "not-alike",
-        "not-like-for-like",
-        "same-measurements",
-        "shared-measurements",
-        "virtual-gpu",
-        "unpaired",
-    ]
+    code: str = Field(
+        description="not-alike, not-like-for-like, same-measurements, shared-measurements, virtual-gpu, "
+        "unpaired; of endpoints: client-timed, one-server, unchecked-model, unknown-machine, loopback, "
+        "no-turn, and the codes of their own warnings"
+    )
     text: str
 
 
@@ -52,8 +50,11 @@ class ComparedArm(_Model):
 
     letter: str = Field(description="A, B, ...: what tables call it")
     name: str = Field(description="result:arm")
-    placement: str = Field(description="the placement's short name")
-    replicates: int = Field(description="fresh servers that were measured")
+    placement: str = Field(description="the placement's short name; what an endpoint says of itself")
+    timed: Literal["server", "client"] = Field(
+        default="server", description="whose clock prefill and decode are by; client: an endpoint"
+    )
+    replicates: int = Field(description="fresh servers that were measured; passes over an endpoint")
     decode_tok_s: float | None
     prefill_tok_s: float | None
     turn_s: float | None
@@ -87,7 +88,7 @@ class Comparison(_Model):
     warnings: list[Caution]
 
 
-def compare(chosen: Sequence[Chosen], *, allow_different: bool = False) -> Comparison:
+def compare(chosen: Sequence[Compared], *, allow_different: bool = False) -> Comparison:
     """Compare each arm with the first.
 
     Verdicts of more than one comparison are by Holm's method over all of them, metric by metric.
@@ -97,22 +98,16 @@ def compare(chosen: Sequence[Chosen], *, allow_different: bool = False) -> Compa
             `allow_different` is not set.
     """
     for one in chosen:
-        if one.arm.outcome != "measurement":
+        if isinstance(one, Chosen) and one.arm.outcome != "measurement":
             raise NotComparableError(
                 f"{one.name} has no speed to compare: it ended as {one.arm.outcome.replace('_', ' ')}.",
                 one.arm.detail,
                 "Name another arm of that result, as RESULT:ARM.",
             )
     arms = [_compared(letter_of(place), one) for place, one in enumerate(chosen)]
-    against = obstacles(chosen)
-    if against and not allow_different:
-        raise NotComparableError(
-            f"These results are not alike: {said(against, [one.name for one in chosen])}.",
-            "Their speeds would differ for that reason alone, whatever the settings.",
-            "Compare results of one machine, model, workload and ceiling; or give --allow-different.",
-        )
+    against = require_alike(chosen, allow_different=allow_different)
     other = differences(chosen)
-    paired = [one.report == chosen[0].report for one in chosen[1:]]
+    paired = [_paired(one, chosen[0]) for one in chosen[1:]]
     by_metric: dict[Metric, dict[str, Change]] = {}
     for metric in METRICS:
         found = {
@@ -143,6 +138,22 @@ def compare(chosen: Sequence[Chosen], *, allow_different: bool = False) -> Compa
     )
 
 
+def require_alike(chosen: Sequence[Compared], *, allow_different: bool) -> list[Difference]:
+    """Return the obstacles to a comparison.
+
+    Raises:
+        NotComparableError: there are some, and `allow_different` is not set.
+    """
+    against = obstacles(chosen)
+    if against and not allow_different:
+        raise NotComparableError(
+            f"These results are not alike: {said(against, [one.name for one in chosen])}.",
+            "Their speeds would differ for that reason alone, whatever the settings.",
+            "Compare results of one machine, model, workload and ceiling; or give --allow-different.",
+        )
+    return against
+
+
 def letter_of(place: int) -> str:
     """Return A, B, ..., Z, then A2, B2, ..."""
     return chr(ord("A") + place % 26) + (str(place // 26 + 1) if place >= 26 else "")
@@ -168,7 +179,25 @@ def _settings(found: Sequence[Difference]) -> list[Setting]:
     return [Setting(setting=row.setting, values=list(row.values)) for row in found]
 
 
-def _compared(letter: str, one: Chosen) -> ComparedArm:
+def _paired(one: Compared, first: Compared) -> bool:
+    return isinstance(one, Chosen) and isinstance(first, Chosen) and one.report == first.report
+
+
+def _compared(letter: str, one: Compared) -> ComparedArm:
+    if isinstance(one, ChosenEndpoint):
+        return ComparedArm(
+            letter=letter,
+            name=one.name,
+            placement=one.described,
+            timed="client",
+            replicates=len(one.result.passes),
+            decode_tok_s=one.result.mean("decode"),
+            prefill_tok_s=one.result.mean("prefill"),
+            turn_s=one.result.mean("turn"),
+            kld_to_all_cpu=None,
+            vram_peak_mib=None,
+            hit_rate=None,
+        )
     arm = one.arm
     return ComparedArm(
         letter=letter,
@@ -184,12 +213,15 @@ def _compared(letter: str, one: Chosen) -> ComparedArm:
     )
 
 
-def _level(one: Chosen) -> float:
+def _level(one: Compared) -> float:
     """The result's confidence level: wider where its stage looked at intervals to decide when to stop."""
-    return one.report.confirmation.level if one.report.confirmation else FIXED_LEVEL
+    confirmation = one.report.confirmation if isinstance(one, Chosen) else None
+    return confirmation.level if confirmation else FIXED_LEVEL
 
 
-def _values(one: Chosen, metric: Metric) -> list[float | None]:
+def _values(one: Compared, metric: Metric) -> list[float | None]:
+    if isinstance(one, ChosenEndpoint):
+        return [*one.result.values(metric)]
     objective = Objective(metric)
     return [
         objective.measured(item.outcome) if isinstance(item.outcome, Measurement) else None
@@ -197,7 +229,7 @@ def _values(one: Chosen, metric: Metric) -> list[float | None]:
     ]
 
 
-def _change(one: Chosen, first: Chosen, metric: Metric, *, paired: bool) -> PairedChange | None:
+def _change(one: Compared, first: Compared, metric: Metric, *, paired: bool) -> PairedChange | None:
     """Compare two arms in one metric; None when a side has no value of it."""
     these, those = _values(one, metric), _values(first, metric)
     higher = metric != "turn"
@@ -211,7 +243,7 @@ def _change(one: Chosen, first: Chosen, metric: Metric, *, paired: bool) -> Pair
 
 
 def _warnings(
-    chosen: Sequence[Chosen],
+    chosen: Sequence[Compared],
     against: Sequence[Difference],
     other: Sequence[Difference],
     paired: Sequence[bool],
@@ -219,13 +251,14 @@ def _warnings(
     letters = [letter_of(place) for place in range(len(chosen))]
     notes = []
     for letter, one in zip(letters[1:], chosen[1:], strict=True):
-        shared = sum(item in chosen[0].arm.replicates for item in one.arm.replicates)
-        if shared and shared == len(one.arm.replicates) == len(chosen[0].arm.replicates):
+        mine, firsts = _measured(one), _measured(chosen[0])
+        shared = sum(item in firsts for item in mine)
+        if shared and shared == len(mine) == len(firsts):
             text = f"{letter}: the very same measurements as A, so the ratio is 1 and tells nothing."
             notes.append(Caution(code="same-measurements", text=text))
         elif shared:
             text = (
-                f"{letter}: {shared} of its {len(one.arm.replicates)} servers are A's own (a study that went "
+                f"{letter}: {shared} of its {len(mine)} servers are A's own (a study that went "
                 "on), so the two are nearer to each other than separate measurements would be."
             )
             notes.append(Caution(code="shared-measurements", text=text))
@@ -235,8 +268,13 @@ def _warnings(
     if loose := [row for row in other if row.setting in _LIKE_FOR_LIKE]:
         text = f"Part of the difference may be this, not the placement: {said(loose, letters)}."
         notes.append(Caution(code="not-like-for-like", text=text))
-    if any(is_virtual(one.report) for one in chosen):
+    if any(isinstance(one, Chosen) and is_virtual(one.report) for one in chosen):
         notes.append(Caution(code="virtual-gpu", text=VIRTUAL_GPU))
+    notes += [Caution(code=code, text=text) for code, text in endpoint_cautions(chosen, letters)]
     if apart := [letter for letter, pair in zip(letters[1:], paired, strict=True) if not pair]:
         notes.append(Caution(code="unpaired", text=UNPAIRED.format(who=", ".join(apart))))
     return notes
+
+
+def _measured(one: Compared) -> Sequence[object]:
+    return one.arm.replicates if isinstance(one, Chosen) else one.result.passes

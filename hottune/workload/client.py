@@ -67,7 +67,7 @@ def drive(
         for first in range(0, len(prompts), workload.parallel):
             wave = range(first, min(first + workload.parallel, len(prompts)))
             if on_progress:
-                on_progress(_announcement(workload, wave))
+                on_progress(announcement(workload, wave))
             jobs = [
                 partial(
                     _complete,
@@ -96,7 +96,7 @@ def drive(
     return samples
 
 
-def _announcement(workload: Workload, wave: range) -> str:
+def announcement(workload: Workload, wave: range) -> str:
     """Return what is told before a wave: `request 2 of 4: code-cpp, 20 tokens in, 8 out`."""
     total = len(workload.requests)
     cold = " (warm-up)" if wave[0] < workload.warmup_requests else ""
@@ -184,7 +184,6 @@ def _complete(
 ) -> tuple[float, list[Event]]:
     """Send one request; return when it started (`time.perf_counter`) and its events with their arrival."""
     events: list[Event] = []
-    rest = b""
     if given_up.is_set():
         raise RequestFailed("not sent, for another request failed")
     start = time.perf_counter()
@@ -193,18 +192,43 @@ def _complete(
             if answer.status_code != httpx.codes.OK:
                 answer.read()
             require_ok(answer)
-            for chunk in answer.iter_raw():
-                at_s = time.perf_counter() - start
-                # Split at \n alone: JSON leaves other line separators inside the text as they are.
-                *lines, rest = (rest + chunk).split(b"\n")
-                events += [Event(at_s, line[5:].strip()) for line in lines if line.startswith(b"data:")]
-                if given_up.is_set():
-                    raise RequestFailed("given up, for another request failed")
-                if at_s > timeout_s:
-                    raise RequestFailed(f"no end after {timeout_s:g} s, {len(events)} events", timed_out=True)
+            collect(answer, events, start=start, timeout_s=timeout_s, given_up=given_up)
     except httpx.HTTPError as error:
         raise failure_of(error, len(events)) from error
     return start, events
+
+
+def collect(
+    answer: httpx.Response,
+    events: list[Event],
+    *,
+    start: float,
+    timeout_s: float,
+    given_up: threading.Event,
+) -> None:
+    """Append the events of a stream, each with its arrival, until it ends; comments are left out.
+
+    Args:
+        answer: open, its body unread.
+        events: what came before an error stays in it.
+        start: when the request was sent (`time.perf_counter`).
+        timeout_s: seconds that the whole request may take.
+        given_up: set when another request of the wave failed.
+
+    Raises:
+        RequestFailed: it took too long, or was given up.
+        httpx.HTTPError: the connection broke.
+    """
+    rest = b""
+    for chunk in answer.iter_raw():
+        at_s = time.perf_counter() - start
+        # Split at \n alone: JSON leaves other line separators inside the text as they are.
+        *lines, rest = (rest + chunk).split(b"\n")
+        events += [Event(at_s, line[5:].strip()) for line in lines if line.startswith(b"data:")]
+        if given_up.is_set():
+            raise RequestFailed("given up, for another request failed")
+        if at_s > timeout_s:
+            raise RequestFailed(f"no end after {timeout_s:g} s, {len(events)} events", timed_out=True)
 
 
 def require_ok(answer: httpx.Response) -> None:
