@@ -25,12 +25,14 @@ from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.forecast import with_forecast
 from hottune.tasks.measure import Bench, RealServers
+from hottune.tasks.pace import Pace
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import to_score
 from hottune.tasks.result import argv_and_env, make_report
 from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
 from hottune.tasks.show import Meter
+from hottune.tasks.standings import Standings
 from hottune.tasks.surroundings import surroundings
 from hottune.tasks.warm import noted_hints
 
@@ -64,9 +66,9 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
     """
     with opened(plan, ui.say) as (plan, journal), ballasted(plan, ui) as plan:
         announce(plan, journal, ui)
-        meter = Meter(ui)
-        measure = (measuring or real_servers)(plan, meter)
         clock = Clock(plan.config, journal)
+        meter = make_meter(plan, journal, clock, ui)
+        measure = (measuring or real_servers)(plan, meter)
         notes = noted_surroundings(journal)
         hints = noted_hints(plan, journal, ui)
         roofline = noted_roofline(plan, journal, ui)
@@ -204,9 +206,20 @@ def noted_surroundings(journal: Journal) -> list[WarningNote]:
     return list(kept.values())
 
 
+def make_meter(plan: Plan, journal: Journal, clock: Clock, ui: Progress) -> Meter:
+    """Return what shows a study while it runs: stages, what leads, and when it ends."""
+    config = plan.config
+    arms = len(BASELINES) + config.top_wanted
+    later = {"Baselines": 0, "Search": config.trials_wanted, "Confirm": config.rounds.most * arms}
+    standings = Standings(config.objective, journal.trials, journal.limits)
+    return Meter(ui, standings, Pace(later, clock.deadline), plan.ceiling_mib)
+
+
 def real_servers(plan: Plan, meter: Meter) -> RealServers:
     """Return what measures a placement in a fresh llama-server."""
-    return RealServers(make_bench(plan, meter.note), meter.begin)
+    bench = make_bench(plan, meter.note)
+    bench.look = meter.look
+    return RealServers(bench, meter.begin)
 
 
 def keeping_servers(measure: Measure) -> AbstractContextManager[None]:
@@ -248,6 +261,12 @@ class Clock:
         self._config = config
         self._journal = journal
         self._began = time.monotonic()
+
+    @property
+    def deadline(self) -> float | None:
+        """When the budget is used up, by `time.monotonic()`; None = there is none."""
+        budget_s = self._config.budget_s
+        return None if budget_s is None else self._began + budget_s
 
     def spent(self) -> bool:
         """Whether the budget is used up."""
