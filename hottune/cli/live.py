@@ -140,10 +140,10 @@ def _stage_bar(done: float, width: int) -> list[Part]:
 def _vram_bar(state: StudyState, ceiling_mib: float, width: int) -> list[Part]:
     """Return used, free and the mark of the peak; all is full from the ceiling on, and red above it."""
     used, peak = state.vram_mib or 0.0, state.vram_peak_mib
-    full = round(width * min(1.0, max(0.0, used / ceiling_mib)))
+    full = round(width * min(1.0, used / ceiling_mib))
     cells = [("█", "red" if used > ceiling_mib else "blue")] * full + [("░", "dim")] * (width - full)
     if peak is not None and peak > 0:
-        cells[min(width - 1, max(0, round(width * peak / ceiling_mib) - 1))] = ("┃", "yellow")
+        cells[max(0, round(width * min(1.0, peak / ceiling_mib)) - 1)] = ("┃", "yellow")
     return cells
 
 

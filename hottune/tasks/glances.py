@@ -1,8 +1,9 @@
 """Glances at a server while it is measured, for whoever watches: its VRAM now, and its cache's hit rate.
 
-A glance must not disturb what it watches. VRAM is what the sampler of the peak has seen anyway; the device is
-asked once a second, which takes it well under a millisecond (docs/measuring.md). Glances are taken whether or
-not anybody looks, so that a terminal changes nothing about a measurement.
+A glance must not disturb what it watches. VRAM is what the sampler of the peak has seen anyway. The device
+is asked once a second: its socket's thread copies the counters under the lock that computing takes, too, and
+makes JSON of them outside it, 0.2 ms of processor time in all for 6 layers. Glances are taken whether or not
+there is a terminal, so that one changes nothing about a measurement.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ class Pace:
     """Estimates ends from the servers of this session; without any there is no estimate.
 
     A stage ends at its own pace: a trial in a reused server takes a fraction of one that loads the model.
-    What comes later goes at the pace of fresh servers, and may be less than planned: both ends are the latest.
+    What comes later goes at the pace of fresh servers and may be less than planned: both ends are the latest.
 
     Args:
         later: servers that each stage may take at most, in their order.
