@@ -9,11 +9,15 @@ Best ncmoe 31 + hot 22/60 ub 512 t 3                                       turn 
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType
 from rich.text import Text
 
 from hottune.progress import StudyState
@@ -26,6 +30,8 @@ PER_SECOND = 2
 #: Lines do not get longer than this: they would only be harder to read, and wrap when a window shrinks.
 WIDEST = 110
 WIDEST_BAR, NARROWEST_BAR = 30, 6
+#: Set in terminals that cut long lines off when they shrink; all others wrap them.
+NO_REFLOW = ("XTERM_VERSION", "STY")
 
 Part = tuple[str, str]  # text and style
 
@@ -36,9 +42,11 @@ class StudyView:
     def __init__(self, out: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._state = StudyState("")
-        self._live = Live(
+        self._drawn: list[int] = []  # columns of each line that is on the screen
+        self._live = _Reflowing(
             self, console=out, refresh_per_second=PER_SECOND, transient=True, vertical_overflow="crop"
         )
+        self._live.erase_wrapped = self._erase_wrapped
 
     def show(self, state: StudyState) -> None:
         """Draw this state from now on."""
@@ -52,7 +60,27 @@ class StudyView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the state as it is now."""
-        yield from lines(self._state, self._clock(), console.width, console.height)
+        found = lines(self._state, self._clock(), console.width, console.height)
+        self._drawn = [line.cell_len for line in found]
+        yield from found
+
+    def _erase_wrapped(self, width: int) -> Control:
+        """Return what erases the rows by which drawn lines have grown in a window that is narrower now."""
+        more = sum(max(0, math.ceil(columns / max(1, width)) - 1) for columns in self._drawn)
+        if not more or any(os.environ.get(name) for name in NO_REFLOW):
+            return Control()
+        erase = (ControlType.ERASE_IN_LINE, 2)
+        return Control(ControlType.CARRIAGE_RETURN, erase, *((ControlType.CURSOR_UP, 1), erase) * more)
+
+
+class _Reflowing(Live):
+    """A Live that finds its lines again after a terminal has wrapped them anew."""
+
+    erase_wrapped: Callable[[int], Control]
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Erase what Rich, which counts lines as it drew them, would leave above the view."""
+        return [self.erase_wrapped(self.console.width), *super().process_renderables(renderables)]
 
 
 def lines(state: StudyState, now: float, width: int, height: int) -> list[Text]:
@@ -82,10 +110,9 @@ def lines(state: StudyState, now: float, width: int, height: int) -> list[Text]:
 def _stage(state: StudyState, now: float, room: int) -> Text:
     head: Part = (f"{state.stage} {state.done}/{state.total} servers", "bold")
     times = [format_seconds(max(0.0, now - state.began_at))]
-    if state.stage_ends_at is not None:
-        times.append(f"ETA {_left(state.stage_ends_at, now)}")
-    if state.study_ends_at is not None:
-        times.append(f"study up to {_left(state.study_ends_at, now)}")
+    for words, end in (("ETA", state.stage_ends_at), ("study up to", state.study_ends_at)):
+        if end is not None and end > now:  # an end that is past says nothing
+            times.append(f"{words} {format_seconds(end - now)}")
     done = state.done / state.total if state.total else 0.0
     for count in range(len(times), 0, -1):
         tail: Part = (", ".join(times[:count]), "")
@@ -93,10 +120,6 @@ def _stage(state: StudyState, now: float, room: int) -> Text:
         if left >= NARROWEST_BAR:
             return _line(room, head, ("  ", ""), *_stage_bar(done, min(left, WIDEST_BAR)), ("  ", ""), tail)
     return _line(room, (f"{state.stage} {state.done}/{state.total}", "bold"), ("  " + times[0], ""))
-
-
-def _left(end: float, now: float) -> str:
-    return format_seconds(max(0.0, end - now))
 
 
 def _doing(state: StudyState, now: float, room: int) -> Text:

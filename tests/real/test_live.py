@@ -33,7 +33,7 @@ def terminal(tmp_path: Path) -> Iterator[Open]:
 
 def is_clean(one: Terminal) -> bool:
     """Tell whether nothing of a view is left, and the cursor is back."""
-    left = [line for line in one.scrolled if re.match(r"(Now |VRAM [█░┃]|Best )", line)]
+    left = [line for line in one.scrolled if re.match(r"(Now  |VRAM [█░┃]|Best (?!baseline))", line)]
     return not left and not one.screen.cursor.hidden
 
 

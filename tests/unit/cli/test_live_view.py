@@ -94,6 +94,12 @@ def test_nothing_known_yet_is_no_number() -> None:
     assert "nothing measured yet" in best
 
 
+def test_an_end_that_is_past_is_not_shown() -> None:
+    stage = shown(replace(STATE, stage_ends_at=NOW - 1))[0]
+    assert "ETA" not in stage
+    assert stage.endswith("3 min 20 s, study up to 14 min 10 s")
+
+
 @pytest.mark.parametrize(("used", "peak", "bar"), [(0, 0, "░" * 30), (512, 512, "█" * 29 + "┃")])
 def test_the_bar_is_empty_without_use_and_full_at_the_ceiling(used: float, peak: float, bar: str) -> None:
     state = replace(STATE, ceiling_mib=512.0, vram_mib=used, vram_peak_mib=peak)
@@ -166,6 +172,24 @@ def test_the_view_is_drawn_in_place_under_lines_that_stay_and_leaves_nothing(wid
     assert screen[1].startswith("Search: 6 servers (")
     assert not any(screen[2:])
     assert not terminal.cursor.hidden
+
+
+@pytest.mark.parametrize(("no_reflow", "rows"), [("", 9), ("1", 5)])
+def test_lines_that_a_narrower_window_has_wrapped_are_all_erased(
+    no_reflow: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STY", raising=False)
+    monkeypatch.setenv("XTERM_VERSION", no_reflow)  # xterm itself does not wrap what was drawn
+    out, text = recorded(100)
+    view = StudyView(out, clock=lambda: NOW)
+    view.show(STATE)
+    assert [len(line) > 60 for line in shown(width=100)] == [True] * 4 + [False]
+    out.width = 60
+    before = len(text.getvalue())
+    out.print("a line that stays")
+    erased = text.getvalue()[before:].split("a line that stays")[0]
+    assert erased.count("\x1b[1A\x1b[2K") == rows - 1
+    view.stop()
 
 
 def test_a_new_stage_takes_the_place_of_the_one_before() -> None:
