@@ -25,14 +25,12 @@ from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.forecast import with_forecast
 from hottune.tasks.measure import Bench, RealServers
-from hottune.tasks.pace import Pace
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import to_score
 from hottune.tasks.result import argv_and_env, make_report
 from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
-from hottune.tasks.show import Meter
-from hottune.tasks.standings import Standings
+from hottune.tasks.show import Meter, study_meter
 from hottune.tasks.surroundings import surroundings
 from hottune.tasks.warm import noted_hints
 
@@ -67,7 +65,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
     with opened(plan, ui.say) as (plan, journal), ballasted(plan, ui) as plan:
         announce(plan, journal, ui)
         clock = Clock(plan.config, journal)
-        meter = make_meter(plan, journal, clock, ui)
+        meter = study_meter(plan, journal, clock.deadline, ui)
         measure = (measuring or real_servers)(plan, meter)
         notes = noted_surroundings(journal)
         hints = noted_hints(plan, journal, ui)
@@ -204,15 +202,6 @@ def noted_surroundings(journal: Journal) -> list[WarningNote]:
     kept |= {one.code: one for one in surroundings()}
     journal.note("surroundings", [one.model_dump() for one in kept.values()])
     return list(kept.values())
-
-
-def make_meter(plan: Plan, journal: Journal, clock: Clock, ui: Progress) -> Meter:
-    """Return what shows a study while it runs: stages, what leads, and when it ends."""
-    config = plan.config
-    arms = len(BASELINES) + config.top_wanted
-    later = {"Baselines": 0, "Search": config.trials_wanted, "Confirm": config.rounds.most * arms}
-    standings = Standings(config.objective, journal.trials, journal.limits)
-    return Meter(ui, standings, Pace(later, clock.deadline), plan.ceiling_mib)
 
 
 def real_servers(plan: Plan, meter: Meter) -> RealServers:

@@ -11,8 +11,11 @@ from hottune.outcomes import Measurement, Outcome
 from hottune.placement import Placement
 from hottune.progress import Progress, StudyState
 from hottune.report.schema import ArmName, Replicate, Trial
+from hottune.search.baselines import BASELINES
+from hottune.search.journal import Journal
 from hottune.tasks.glances import Glance
 from hottune.tasks.pace import Pace
+from hottune.tasks.prepare import Plan
 from hottune.tasks.standings import Standings, named
 
 
@@ -109,6 +112,22 @@ class Meter:
         with self._lock:
             self._state = replace(self._state, **changes)
             self._progress.show(self._state)
+
+
+def study_meter(plan: Plan, journal: Journal, deadline: float | None, ui: Progress) -> Meter:
+    """Return what shows a study while it runs: its stages, what leads, and when it ends.
+
+    Args:
+        plan: what is measured.
+        journal: knows what was measured.
+        deadline: end of the time budget, by `time.monotonic()`; None = there is none.
+        ui: where it is shown.
+    """
+    config = plan.config
+    arms = len(BASELINES) + config.top_wanted
+    later = {"Baselines": 0, "Search": config.trials_wanted, "Confirm": config.rounds.most * arms}
+    standings = Standings(config.objective, journal.trials, journal.limits)
+    return Meter(ui, standings, Pace(later, deadline), plan.ceiling_mib)
 
 
 def outcome_line(outcome: Outcome) -> str:

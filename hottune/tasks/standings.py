@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
+from hottune.errors import StorageError
 from hottune.outcomes import Measurement, Outcome
 from hottune.placement import Placement
 from hottune.progress import BestSoFar
@@ -42,6 +43,7 @@ class Standings:
         self, objective: Objective, trials: Callable[[], list[Trial]], limits: Limits = NO_LIMITS
     ) -> None:
         self._objective, self._trials, self._limits = objective, trials, limits
+        self._known: list[Trial] = []
         self._replicates: dict[ArmName, _Leader] = {}
 
     def replicate(self, arm: ArmName, placement: Placement, outcome: Outcome) -> None:
@@ -70,7 +72,10 @@ class Standings:
         )
 
     def _searched(self) -> list[_Leader]:
-        trials = self._trials()
+        try:
+            trials = self._known = self._trials()
+        except StorageError:  # who needs it says so; a view does not end a study
+            trials = self._known
         costs = costs_of(trials, self._objective, self._limits)
         best = best_of_arms(trials, self._objective, self._limits)
         return [

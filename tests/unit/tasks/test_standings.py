@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import planned
 import pytest
 
+from hottune.errors import StorageError
 from hottune.outcomes import Crashed, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Trial
@@ -99,3 +100,17 @@ def test_replicates_count_once_a_baseline_and_a_candidate_have_some() -> None:
         "turn 1.20 s",
         pytest.approx(1.25),
     )
+
+
+def test_a_storage_that_is_away_changes_nothing() -> None:
+    known = [[BASE, FAST]]
+
+    def trials() -> list[Trial]:
+        if not known:
+            raise StorageError("The storage is away.")
+        return known.pop()
+
+    found = Standings(Objective.TURN, trials)
+    before = found.best()
+    assert before is not None
+    assert found.best() == before
