@@ -74,6 +74,14 @@ def test_ctrl_c_leaves_a_clean_screen_and_what_to_do(terminal: Open) -> None:
     assert "the same command goes on from there" in " ".join(one.shown)
 
 
+def test_a_signal_to_end_leaves_a_clean_screen(terminal: Open) -> None:
+    one = terminal(*SHORT)
+    one.wait(lambda lines: any(line.startswith("Now  ncmoe") for line in lines))
+    one.process.terminate()
+    assert one.end() == 143
+    assert is_clean(one)
+
+
 def test_a_low_window_gets_no_more_than_fits_and_a_larger_one_more(terminal: Open) -> None:
     one = terminal(*SHORT, columns=60, rows=4)
     one.wait(lambda lines: any(line.startswith("Now ") for line in lines))
