@@ -31,7 +31,7 @@ from hottune.tasks.quality import to_score
 from hottune.tasks.result import argv_and_env, make_report
 from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
-from hottune.tasks.show import Meter
+from hottune.tasks.show import Meter, study_meter
 from hottune.tasks.surroundings import surroundings
 from hottune.tasks.warm import noted_hints
 
@@ -65,9 +65,9 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
     """
     with opened(plan, ui.say) as (plan, journal), ballasted(plan, ui) as plan:
         announce(plan, journal, ui)
-        meter = Meter(ui)
-        measure = (measuring or real_servers)(plan, meter)
         clock = Clock(plan.config, journal)
+        meter = study_meter(plan, journal, clock.deadline, ui)
+        measure = (measuring or real_servers)(plan, meter)
         notes = noted_surroundings(journal)
         hints = noted_hints(plan, journal, ui)
         roofline = noted_roofline(plan, journal, ui)
@@ -208,7 +208,9 @@ def noted_surroundings(journal: Journal) -> list[WarningNote]:
 
 def real_servers(plan: Plan, meter: Meter) -> RealServers:
     """Return what measures a placement in a fresh llama-server."""
-    return RealServers(make_bench(plan, meter.note), meter.begin)
+    bench = make_bench(plan, meter.note)
+    bench.look = meter.look
+    return RealServers(bench, meter.begin)
 
 
 def rivals(plan: Plan) -> tuple[Rival, ...]:
@@ -265,6 +267,12 @@ class Clock:
         self._config = config
         self._journal = journal
         self._began = time.monotonic()
+
+    @property
+    def deadline(self) -> float | None:
+        """When the budget is used up, by `time.monotonic()`; None = there is none."""
+        budget_s = self._config.budget_s
+        return None if budget_s is None else self._began + budget_s
 
     def spent(self) -> bool:
         """Whether the budget is used up."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import BaseModel
@@ -20,7 +20,11 @@ from rich.text import Text
 
 from hottune import progress as progress_protocol
 from hottune.errors import HottuneError
+from hottune.progress import StudyState
 from hottune.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from hottune.cli.live import StudyView
 
 EXIT_INTERRUPTED = 130
 PLAIN_SECONDS = 5.0
@@ -116,20 +120,33 @@ def show_error(error: HottuneError) -> None:
         out.print(Text(f"Next: {error.next_step}"), soft_wrap=True)
 
 
+def is_live(out: Console) -> bool:
+    """Tell whether lines can be drawn again here: a terminal that is not dumb, whatever its colours."""
+    return out.is_interactive and out.file.isatty()
+
+
 def make_progress(quiet: bool = False) -> progress_protocol.Progress:
     """Return the progress sink for a command: nothing when quiet, otherwise bar or plain lines."""
     return progress_protocol.NoProgress() if quiet else RichProgress()
 
 
 class RichProgress:
-    """`hottune.progress.Progress` on the console: a bar with an ETA on a terminal, plain lines elsewhere.
+    """`hottune.progress.Progress` on the console: a bar or live view on a terminal, else plain lines.
 
     Plain lines come every 5 s, or after 2 s when 5 % more are done; never right after another line.
+
+    Args:
+        out: where to; None = standard error.
+        live: draw lines again and again; None = where that is possible (see `is_live`).
     """
 
-    def __init__(self, out: Console | None = None) -> None:
+    def __init__(self, out: Console | None = None, live: bool | None = None) -> None:
         self._out = out or console()
+        self._live = is_live(self._out) if live is None else live
         self._bar: Progress | None = None
+        self._study: StudyView | None = None
+        self._shown: tuple[int, int, str] | None = None
+        self._closed = False
         self._task_id = TaskID(0)
         self._task = ""
         self._unit = ""
@@ -140,11 +157,8 @@ class RichProgress:
 
     def start(self, task: str, total: float | None = None, unit: str = "") -> None:
         """Begin a named task; an unfinished one before it is ended."""
-        self._stop_bar()
-        self._task, self._unit, self._total = task, unit, total
-        self._started = self._said_at = time.monotonic()
-        self._said_share = 0.0
-        if self._out.is_terminal:
+        self._begin(task, total, unit)
+        if self._live:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
@@ -180,9 +194,33 @@ class RichProgress:
             Text(f"{self._task}: {amount}{eta}{f'  {note}' if note else ''}".rstrip()), soft_wrap=True
         )
 
+    def show(self, state: StudyState) -> None:
+        """Draw a study's state on a terminal; elsewhere say what changed, no oftener than `update` does."""
+        if self._closed:
+            return
+        if self._live:
+            if self._study is None or state.stage != self._task:
+                from hottune.cli.live import StudyView  # with the words of reports: not for every command
+
+                self._begin(state.stage, state.total, "servers")
+                self._study = StudyView(self._out)
+            self._study.show(state)
+            return
+        if state.stage != self._task:
+            self.start(state.stage, state.total, "servers")
+            self._shown = None
+        changing = (
+            state.done,
+            state.total,
+            state.doing,
+        )  # not VRAM and hits, which change all the time
+        if changing != self._shown:
+            self._shown = changing
+            self.update(state.done, state.total, state.doing)
+
     def finish(self, note: str = "") -> None:
         """End the current task and leave one line with its duration."""
-        self._stop_bar()
+        self._stop()
         if not self._task:
             return
         took = format_seconds(time.monotonic() - self._started)
@@ -195,13 +233,23 @@ class RichProgress:
         self._out.print(Text(line), soft_wrap=True)
 
     def close(self) -> None:
-        """Remove a bar that still runs (after an error or Ctrl-C)."""
-        self._stop_bar()
+        """Remove what is still drawn (after an error or Ctrl-C); nothing is drawn any more."""
+        self._closed = True
+        self._stop()
 
-    def _stop_bar(self) -> None:
+    def _begin(self, task: str, total: float | None, unit: str) -> None:
+        self._stop()
+        self._task, self._unit, self._total = task, unit, total
+        self._started = self._said_at = time.monotonic()
+        self._said_share = 0.0
+
+    def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._study is not None:
+            self._study.stop()
+            self._study = None
 
     def _amount(self, done: float) -> str:
         if self._unit == "bytes":

@@ -15,7 +15,8 @@ from rich.text import Text
 from hottune.report.beside import LEAST_KLD
 from hottune.report.schema import METRICS
 from hottune.report.terminal import NARROWEST, UNKNOWN_WIDTH, VERDICT_STYLE, WIDEST
-from hottune.report.wording import NOTHING, interval, number, share
+from hottune.report.verdicts import NOTHING, interval, methods
+from hottune.report.wording import number, share
 from hottune.tasks.comparison import FACTS, AgainstFirst, ComparedArm, Comparison, Fact
 from hottune.tasks.gate import Judged
 
@@ -124,9 +125,9 @@ def _fact(arm: ComparedArm, fact: Fact) -> str:
 
 
 def _how(found: Comparison) -> str:
-    methods = dict.fromkeys(change.method for row in found.against_first for change in row.changes.values())
-    lines = [f"Above 1 is faster, the turn as speed. Intervals: {'; '.join(methods)}."]
-    if any("Holm" in method for method in methods):
+    made = methods(change for row in found.against_first for change in row.changes.values())
+    lines = [f"Above 1 is faster, the turn as speed. Intervals: {made}."]
+    if "Holm" in made:
         lines.append("Holm's verdicts allow for several comparisons; each interval is for its own alone.")
     lines += [note.text for note in found.warnings if note.code == "unpaired"]
     return " ".join(lines)

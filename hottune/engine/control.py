@@ -41,6 +41,8 @@ class DeviceStats:
     virtual_peak_mib: float | None
     #: Tokens that went through the cache.
     tokens: int = 0
+    #: What of the virtual GPU's memory is in use.
+    virtual_used_mib: float | None = None
 
 
 def read_file(path: Path) -> DeviceStats | None:
@@ -183,9 +185,14 @@ def _parse(data: object) -> DeviceStats:
             hot=_hot(data) if data.get("enabled") else None,
             virtual_peak_mib=mib(float(virtual["peak_bytes"])) if virtual else None,
             tokens=int(data.get("tokens", 0)),
+            virtual_used_mib=_used_mib(virtual),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the device's statistics lack or garble {error}") from error
+
+
+def _used_mib(virtual: dict[str, Any] | None) -> float | None:
+    return mib(float(virtual["used_bytes"])) if virtual and "used_bytes" in virtual else None
 
 
 def _hot(data: dict[str, Any]) -> HotStats:

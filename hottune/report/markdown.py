@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hottune.engine.argv import shell_command
-from hottune.report import beside, setup, wording
+from hottune.report import beside, setup, verdicts, wording
 from hottune.report.schema import Report
 
 # An underscore inside a word (Q4_K_M) never starts emphasis, so it stays readable in the source.
@@ -94,7 +94,7 @@ def _arms(report: Report) -> str:
             changes = wording.versus(arm) if measured and arm.name != base else {}
             blank = "baseline" if arm.name == base else wording.NOTHING
             row += [
-                wording.change(changes[metric]) if metric in changes else blank
+                verdicts.change(changes[metric]) if metric in changes else blank
                 for metric in wording.METRIC_WORDS
             ]
         rows.append(row)
@@ -107,7 +107,7 @@ def _notes(report: Report) -> str:
     ]
     if any(len(wording.measurements(arm)) > 1 for arm in report.arms):
         notes.append("± after a speed is the standard deviation over fresh servers.")
-    methods = wording.methods(wording.comparisons(report))
+    methods = verdicts.methods(wording.changes_of(wording.comparisons(report)))
     if methods:
         notes.append(f"± after a change is the longer half of its interval ({methods}).")
     notes += wording.footnotes(report)
@@ -123,7 +123,7 @@ def _comparisons(report: Report) -> str:
         [
             row.base,
             *(
-                f"{wording.interval(item)}, {item.verdict}"
+                f"{verdicts.interval(item)}, {item.verdict}"
                 if (item := row.changes.get(metric))
                 else wording.NOTHING
                 for metric in wording.METRIC_WORDS

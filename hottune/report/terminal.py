@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from hottune.report import beside, setup, wording
+from hottune.report import beside, setup, verdicts, wording
 from hottune.report.schema import Arm, Change, Report
 
 NARROWEST, WIDEST, UNKNOWN_WIDTH = 80, 160, 100
@@ -133,14 +133,13 @@ def _comparisons(report: Report) -> RenderableType | None:
     for row in rows:
         cells = [_change(row.changes.get(metric)) for metric in wording.METRIC_WORDS]
         table.add_row(f"  {row.arm} / {row.base}", *cells)
-    note = Text(
-        f"Best baseline: {wording.best_baseline(report)}. Intervals: {wording.methods(rows)}.", style="dim"
-    )
+    made = verdicts.methods(wording.changes_of(rows))
+    note = Text(f"Best baseline: {wording.best_baseline(report)}. Intervals: {made}.", style="dim")
     return Padding(Group(table, note), (1, 0, 0, 0))
 
 
 def _change(value: Change | None) -> Text:
-    return Text(wording.change(value), style=VERDICT_STYLE[value.verdict] if value else "")
+    return Text(verdicts.change(value), style=VERDICT_STYLE[value.verdict] if value else "")
 
 
 def _lines(title: str, lines: list[str], style: str = "") -> RenderableType | None:

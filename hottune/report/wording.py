@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.report.schema import Arm, ArmName, Change, Metric, Report
+from hottune.report.verdicts import NOTHING as NOTHING
+from hottune.report.verdicts import change, signed
 from hottune.units import format_seconds
 
-NOTHING = "–"
 OUTCOME_WORDS = {
     "measurement": "measured",
     "out_of_memory": "out of memory",
@@ -98,35 +101,6 @@ def failures(report: Report) -> list[str]:
     return lines
 
 
-def change(value: Change | None) -> str:
-    """Return `faster +12% ±4%`, `slower −13% ±2%` or `can't tell +1.0% ±6.2%`.
-
-    The ± is the longer side of the interval, which is not symmetrical.
-    """
-    if value is None:
-        return NOTHING
-    percent = (value.ratio - 1) * 100
-    decimals = 0 if abs(percent) >= 9.95 else 1
-    text = f"{value.verdict} {_signed(percent, decimals)}"
-    if value.low is None or value.high is None:
-        return f"{text}, no interval"
-    half = max(value.high - value.ratio, value.ratio - value.low) * 100
-    return f"{text} ±{half:,.{decimals}f}%"
-
-
-def interval(value: Change) -> str:
-    """Return the ratio with its exact interval: `1.12× (1.08 to 1.16)`."""
-    if value.low is None or value.high is None:
-        return f"{value.ratio:.3f}× (no interval)"
-    return f"{value.ratio:.3f}× ({value.low:.3f} to {value.high:.3f})"
-
-
-def _signed(percent: float, decimals: int) -> str:
-    size = f"{abs(percent):,.{decimals}f}"
-    sign = "" if not size.strip("0.") else "+" if percent > 0 else "−"
-    return f"{sign}{size}%"
-
-
 @dataclass(frozen=True)
 class Comparison:
     """One arm against one baseline; a change above 1 means that the arm is faster."""
@@ -134,6 +108,11 @@ class Comparison:
     arm: ArmName
     base: ArmName
     changes: dict[Metric, Change]
+
+
+def changes_of(rows: Iterable[Comparison]) -> list[Change]:
+    """Return all changes of some comparisons, in their order."""
+    return [item for row in rows for item in row.changes.values()]
 
 
 def versus(arm: Arm) -> dict[Metric, Change]:
@@ -161,11 +140,6 @@ def leader(report: Report) -> ArmName:
     """Return the candidate that the report is about: the recommended one, else the search's best."""
     arm = winner_arm(report)
     return arm.name if arm and arm.name in ("hot-2", "hot-3") else "hot"
-
-
-def methods(rows: list[Comparison]) -> str:
-    """Return how the intervals were made; several ways when arms have different numbers of replicates."""
-    return "; ".join(dict.fromkeys(item.method for row in rows for item in row.changes.values()))
 
 
 def best_baseline(report: Report) -> ArmName | None:
@@ -200,7 +174,8 @@ def answer(report: Report) -> Answer:
         return Answer("No recommendation", "No arrangement could be measured; the outcomes below say why.")
     changes = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in versus(arm).items())
     against = f"Against {arm.versus_arm}: {changes}." if changes and arm.versus_arm != arm.name else ""
-    why = report.winner.reason.strip().rstrip(".") + "."
+    # Result files say '1.71x as fast'; what people read has one sign for it.
+    why = re.sub(r"(?<=\d)x(?= as fast)", "×", report.winner.reason.strip().rstrip(".")) + "."
     what = f"Use this: {arm.name} ({named(report, arm.placement)})"
     return Answer(what, why, against, " ".join(engine_lines(report)))
 
@@ -307,7 +282,7 @@ def remeasured(report: Report) -> list[str]:
 
 def _moved(before: float, after: float) -> str:
     percent = (after / before - 1) * 100
-    return f"search {number(before)} → re-measured {number(after)} ({_signed(percent, 1)})"
+    return f"search {number(before)} → re-measured {number(after)} ({signed(percent, 1)})"
 
 
 def footnotes(report: Report) -> list[str]:

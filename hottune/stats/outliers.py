@@ -9,6 +9,9 @@ import numpy as np
 #: Iglewicz and Hoaglin's recommended limit for the modified z-score.
 OUTLIER_LIMIT = 3.5
 
+#: Fewest values of which one can be called an outlier: of fewer, any may be what the rest is far from.
+LEAST_VALUES = 5
+
 #: Smallest relative excess of the first run that is worth a warning.
 FIRST_RUN_EXCESS = 0.03
 
@@ -32,7 +35,12 @@ def modified_z_scores(values: Sequence[float]) -> list[float]:
 
 
 def outliers(values: Sequence[float], limit: float = OUTLIER_LIMIT) -> list[int]:
-    """Return the positions of the values whose modified z-score is beyond `limit`, on either side."""
+    """Return the positions of the values whose modified z-score is beyond `limit`, on either side.
+
+    None of fewer than `LEAST_VALUES`.
+    """
+    if len(values) < LEAST_VALUES:
+        return []
     return [index for index, score in enumerate(modified_z_scores(values)) if abs(score) > limit]
 
 

@@ -32,6 +32,7 @@ from hottune.outcomes import (
 from hottune.placement import Placement, needs_restart
 from hottune.tasks.conditions import with_before
 from hottune.tasks.endings import ended, with_log
+from hottune.tasks.glances import Glances, Look
 from hottune.tasks.logs import new_log
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
@@ -74,6 +75,8 @@ class Bench:
     port: int | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
     note: Callable[[str], None] = field(default=lambda line: None)
+    #: Gets VRAM and hit rate once a second, on another thread; None = nobody.
+    look: Look | None = None
     #: File to which the device writes the uses of all experts, after each workload; None = nowhere.
     profile_to: Path | None = None
     #: More variables for every server: what loads another plug-in than the device.
@@ -155,6 +158,7 @@ class Bench:
             ending.callback(self._settle, before.state.vram_used_mib)
             vram = ending.enter_context(VramSampler(self.gpu))
             watch = ending.enter_context(MachineWatch(self.gpu))
+            glances = ending.enter_context(Glances(vram, self.look))
             try:
                 server = ending.enter_context(
                     launch(
@@ -173,6 +177,7 @@ class Bench:
             except LaunchFailed as failed:
                 return failed.outcome
             vram.watch(server.pid)
+            glances.watch(server)
             keep = self._keeping and placement.hot_k > 0 and not (placement.fit or placement.engine)
             outcome = with_before(self._measure_in(server, placement, vram, watch), before)
             if keep and isinstance(outcome, Measurement) and server.alive():

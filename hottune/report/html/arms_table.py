@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hottune.report import beside, wording
+from hottune.report import beside, verdicts, wording
 from hottune.report.html.markup import Cell, esc, table
 from hottune.report.schema import Arm, Change, Report
 
@@ -50,7 +50,7 @@ def _changes(arm: Arm, base: str) -> list[Cell]:
 
 
 def _change(item: Change) -> Cell:
-    return Cell(f"{wording.interval(item)}, {item.verdict}", item.ratio)
+    return Cell(f"{verdicts.interval(item)}, {item.verdict}", item.ratio)
 
 
 def _caption(report: Report) -> str:
@@ -63,7 +63,7 @@ def _note(report: Report) -> str:
     notes = ["→ is the recommendation."] if report.winner else []
     if any(len(wording.measurements(arm)) > 1 for arm in report.arms):
         notes.append("± after a speed is the standard deviation over fresh servers.")
-    if methods := wording.methods(wording.comparisons(report)):
+    if methods := verdicts.methods(wording.changes_of(wording.comparisons(report))):
         notes.append(f"Changes stand with their interval ({methods}); above 1 is faster.")
     notes += wording.footnotes(report)
     return " ".join(notes)

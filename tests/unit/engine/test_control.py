@@ -81,6 +81,14 @@ def test_the_counters_of_a_complete_device_are_all_read() -> None:
     assert [(one.name, one.slots) for one in hot.devices] == [("VGPU0", 12)]
 
 
+def test_the_virtual_gpus_use_and_peak_are_read_where_there_is_one() -> None:
+    used = STATS | {"vgpu": STATS["vgpu"] | {"used_bytes": 2 * 1024**2}}
+    stats = control.parse(json.dumps(used))
+    assert (stats.virtual_used_mib, stats.virtual_peak_mib) == (2.0, 3.0)
+    none = control.parse(json.dumps({name: value for name, value in STATS.items() if name != "vgpu"}))
+    assert (none.virtual_used_mib, none.virtual_peak_mib) == (None, None)
+
+
 def test_an_older_device_has_none_of_the_later_counters() -> None:
     hot = control.parse(json.dumps(STATS)).hot
     assert hot is not None

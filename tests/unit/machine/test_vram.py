@@ -48,6 +48,10 @@ def test_the_peak_is_the_processs_highest_use_not_its_last(card: fake.FakeGpu) -
     assert sampler.source == "process"
 
 
+def test_before_a_sample_nothing_is_known_of_its_use() -> None:
+    assert VramSampler(GPU).now_mib is None
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_server_that_goes_on_is_sampled_anew_from_the_same_baseline(
     card: fake.FakeGpu, hidden: bool
@@ -60,6 +64,7 @@ def test_a_server_that_goes_on_is_sampled_anew_from_the_same_baseline(
             sampled(sampler)
             if used == 700:
                 assert sampler.peak_mib == 700
+        assert sampler.now_mib == 300, "for whoever watches: not the peak, and without what was there before"
         sampler.begin_again()
         sampled(sampler)
         assert sampler.peak_mib == 300

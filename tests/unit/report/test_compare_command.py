@@ -53,7 +53,7 @@ def test_winners_of_two_studies_with_what_differs_between_them():
     assert [line.split() for line in lines if line.startswith("hot_k")] == [["hot_k", "22", "12"]]
     assert "threads" not in result.stdout
     (decode,) = [line for line in lines if line.startswith("decode")]
-    assert decode.split()[2:5] == ["61.0", "41.0", "0.672×"]
+    assert decode.split()[2:5] == ["61.0", "41.0", "0.67×"]
     assert decode.endswith("slower")
     assert "Welch's t on log values, unpaired, n=3 and 3" in result.stdout
 

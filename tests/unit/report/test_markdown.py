@@ -97,9 +97,9 @@ def test_hot_is_shown_against_every_baseline_with_exact_intervals():
     rows = tables(shown(build.report()))[1]
     assert rows[1] == [
         "layers",
-        "1.100× (1.060 to 1.140), faster",
-        "0.785× (0.770 to 0.800), slower",
-        "1.034× (0.990 to 1.080), can't tell",
+        "1.10× (1.06 to 1.14), faster",
+        "0.79× (0.77 to 0.80), slower",
+        "1.03× (0.99 to 1.08), can't tell",
     ]
     assert rows[2][0] == "all-cpu"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hottune.report import Format, load, render
-from hottune.report.wording import speed
+from hottune.report.wording import answer, speed
 
 REPORTS = Path(__file__).parents[3] / "reports"
 PUBLISHED = sorted({*REPORTS.glob("*.md"), *REPORTS.glob("device/*.md")} - set(REPORTS.rglob("README.md")))
@@ -49,7 +49,7 @@ def test_the_example_of_the_readme_has_the_speeds_of_its_file():
     readme = (REPORTS.parent / "README.md").read_text(encoding="utf-8")
     example = readme[readme.index("<!-- example:begin -->") : readme.index("<!-- example:end -->")]
     report = load(REPORTS / "h100-24gib.json")
-    assert report.winner.reason in example
+    assert answer(report).why in example
     for arm in report.arms:
         (row,) = re.findall(rf"^[→ ] {arm.name}, 3 runs +(.+)$", example, re.MULTILINE)
         for field in ("prefill_tok_s", "decode_tok_s"):

@@ -3,7 +3,7 @@ import report_builder as build
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hottune.report import Format, render, wording
+from hottune.report import Format, render, verdicts, wording
 from hottune.report.schema import Cell, Confirmation, Report
 from hottune.report.setup import setup
 
@@ -24,25 +24,25 @@ def test_spread_needs_two_replicates():
 
 
 def test_change_shows_verdict_percent_and_the_longer_half_of_the_interval():
-    assert wording.change(build.change(1.31, 1.28, 1.35, "faster")) == "faster +31% ±4%"
-    assert wording.change(build.change(0.87, 0.85, 0.88, "slower")) == "slower −13% ±2%"
-    assert wording.change(build.change(1.004, 0.97, 1.04)) == "can't tell +0.4% ±3.6%"
+    assert verdicts.change(build.change(1.31, 1.28, 1.35, "faster")) == "faster +31% ±4%"
+    assert verdicts.change(build.change(0.87, 0.85, 0.88, "slower")) == "slower −13% ±2%"
+    assert verdicts.change(build.change(1.004, 0.97, 1.04)) == "can't tell +0.4% ±3.6%"
 
 
 def test_change_without_interval_says_so_instead_of_inventing_one():
-    assert wording.change(build.change(1.2)) == "can't tell +20%, no interval"
-    assert wording.change(None) == "–"
+    assert verdicts.change(build.change(1.2)) == "can't tell +20%, no interval"
+    assert verdicts.change(None) == "–"
 
 
 @given(ratio=st.floats(0.01, 100), verdict=st.sampled_from(["faster", "slower", "can't tell"]))
 def test_change_always_begins_with_its_verdict(ratio, verdict):
-    assert wording.change(build.change(ratio, ratio * 0.9, ratio * 1.1, verdict)).startswith(verdict)
+    assert verdicts.change(build.change(ratio, ratio * 0.9, ratio * 1.1, verdict)).startswith(verdict)
 
 
 def test_infinite_bounds_become_no_interval():
     change = build.change(1.1, 0.0, float("inf"))
     assert change.high is None
-    assert "no interval" in wording.change(change)
+    assert "no interval" in verdicts.change(change)
 
 
 def test_a_failed_arm_shows_no_number_even_when_one_is_set():

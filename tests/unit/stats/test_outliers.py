@@ -19,6 +19,12 @@ def test_scores_match_a_hand_calculation() -> None:
 def test_a_value_far_from_the_rest_is_found_on_either_side() -> None:
     assert outliers([10, 11, 10, 12, 50, 11, -40]) == [4, 6]
     assert outliers([10, 11, 10, 12, 11]) == []
+    assert outliers([10, 11, 10, 50, 11]) == [3]
+
+
+def test_fewer_than_five_values_are_too_few_to_call_one_an_outlier():
+    assert outliers([10, 10, 10, 50]) == []
+    assert outliers([10, 10, 50]) == []
 
 
 def test_one_odd_value_among_equal_ones_is_found_although_the_mad_is_zero() -> None:
