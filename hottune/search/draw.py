@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
 from hottune.placement import Placement
-from hottune.search.claims import Parameters
+from hottune.search.attributes import Parameters
 from hottune.search.objective import Limits, Objective
 from hottune.search.space import Space
 

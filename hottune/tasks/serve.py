@@ -122,7 +122,7 @@ def serve(job: Job, ui: Progress, *, up: Callable[[Server], None], watch: bool) 
             profile_path=job.profile_path,
         ) as server:
             ui.finish("healthy")
-            with _stop_signals() as stopping:
+            with stop_signals() as stopping:
                 up(server)
                 _wait(server, stopping, ui if watch and job.placement.hot_k else None)
             ui.say("Stopping ...")
@@ -144,7 +144,7 @@ def _port(job: Job) -> int | None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
     """Let SIGINT and SIGTERM set an event; afterwards they do again what they did before."""
     stopping = threading.Event()
 
