@@ -24,9 +24,9 @@ from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
 from hottune.search import dashboard
 from hottune.search import storage as storages
-from hottune.search.attributes import PREFIX, Shown, facts, outcome_in
+from hottune.search.attributes import PREFIX, Parameters, Shown, facts, outcome_in
 from hottune.search.claims import Claims, is_done
-from hottune.search.draw import Fixed, Seen, draw, parameters
+from hottune.search.draw import Fixed, Seen, draw, numbers, parameters
 from hottune.search.entries import (
     Planned,
     attributes_of,
@@ -248,11 +248,7 @@ class Journal:
         """
         frozen = self._search.trials()
         ended = {trial.number: trial for trial in self._trials_of(frozen)}
-        known = [
-            Seen(one.params, one.distributions, ended[one.number].outcome)
-            for one in frozen
-            if one.number in ended
-        ]
+        known = [Seen(*_drawn(one), ended[one.number].outcome) for one in frozen if one.number in ended]
         measured = {trial.placement for trial in ended.values()}
         count, attempt = self._attempt
         attempt = attempt + 1 if count == len(known) else 0
@@ -293,7 +289,9 @@ class Journal:
         before = self._confirm.of((key, position - 1))
         if not self._confirm.of((key, position)) and any(not self._confirm.is_mine(one) for one in before):
             time.sleep(HEAD_START_S)
-        return replicate_of(self._recorder.record_or_wait(self._confirm, attributes, measure))
+        return replicate_of(
+            self._recorder.record_or_wait(self._confirm, attributes, measure, numbers(placement))
+        )
 
     def seconds(self) -> float:
         """Return the time spent in servers so far, all sessions together."""
@@ -306,3 +304,8 @@ class Journal:
 
     def _shown(self, attributes: Mapping[str, Any]) -> Shown:
         return dashboard.shown(attributes, self.limits)
+
+
+def _drawn(trial: FrozenTrial) -> Parameters:
+    """Return what a sampler may learn from a trial: of a baseline, nothing."""
+    return (trial.params, trial.distributions) if facts(trial).get("arm") is None else ({}, {})

@@ -38,9 +38,9 @@ def describe(plan: Plan, journal: Journal) -> None:
     search = (
         f"{head}This is the search; the value is {facts['objective']}, {better}. Fresh servers of the best "
         f"and of every baseline follow in **{journal.name}{CONFIRM}**, and only those decide.\n\n"
-        "A trial with an `arm` is a baseline and has no parameters; its user attributes say what it was: "
-        "`n_cpu_moe` (unless llama.cpp's fit placed it), `hot_k`, `ubatch`, `threads`. They can be ticked in "
-        "the parallel coordinates. "
+        "A trial with an `arm` is a baseline; its user attributes say what it was: `n_cpu_moe` (unless "
+        "llama.cpp's fit placed it), `hot_k`, `ubatch`, `threads`. They can be ticked in the parallel "
+        "coordinates, which show no parameter that a trial lacks. "
         "A failed trial has no value; `result` and its note say why.\n\n"
         f"{_PARAMETERS}\n"
         "hottune reads its studies by name: do not rename or delete one that is to go on."

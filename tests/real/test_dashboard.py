@@ -75,6 +75,17 @@ def studies(client: httpx.Client) -> dict[str, dict[str, Any]]:
     }
 
 
+def test_every_plot_that_the_dashboard_asks_for_is_answered(
+    shown: tuple[Started, httpx.Client, str],
+) -> None:
+    started, client, _ = shown
+    for one in client.get("/api/studies").json()["study_summaries"]:
+        answer = client.get(f"/api/studies/{one['study_id']}/param_importances")
+        assert answer.status_code == 200, one
+        assert answer.json()["param_importances"][0]
+    assert "Traceback" not in started.said
+
+
 def attributes(one: dict[str, Any]) -> dict[str, str]:
     return {each["key"]: each["value"] for each in one["user_attrs"]}
 
@@ -106,7 +117,7 @@ def test_names_metrics_trials_and_notes_are_for_people(shown: tuple[Started, htt
     assert {attributes(trial)["arm"] for trial in confirm["trials"]} >= {"all-cpu", "hot"}
 
 
-@pytest.mark.parametrize("page", ["", "/trials", "/analytics", "/note"])
+@pytest.mark.parametrize("page", ["", "/trials", "/analytics", "/note", "/../2"])
 def test_the_pages_open_in_a_browser_without_errors(
     shown: tuple[Started, httpx.Client, str], tmp_path: Path, page: str
 ) -> None:

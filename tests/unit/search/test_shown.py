@@ -13,7 +13,9 @@ from simulated import CEILING_MIB, SimulatedMachine, base, measurement, need_mib
 from hottune.outcomes import Crashed, Outcome, OutOfMemory
 from hottune.placement import Placement
 from hottune.search import catalogue, dashboard
+from hottune.search import journal as journal_room
 from hottune.search.attributes import facts
+from hottune.search.draw import Seen
 from hottune.search.entries import Planned
 from hottune.search.journal import Journal
 from hottune.search.objective import NO_LIMITS, Limits, Objective
@@ -139,6 +141,21 @@ def test_an_interrupted_trial_and_one_whose_process_was_killed_say_so(tmp_path: 
     assert "interrupted" in first.user_attrs["result"]
     assert "killed" in second.user_attrs["result"]
     assert {first.state, second.state} == {TrialState.FAIL}
+
+
+def test_baselines_have_the_parameter_that_they_share_and_the_sampler_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Study(journal(tmp_path), space(), SimulatedMachine())
+    one.baselines()
+    trials = raw(tmp_path).get_trials()
+    params = {trial.user_attrs["arm"]: trial.params for trial in trials}
+    assert params["all-cpu"] == {"n_cpu_moe": 12}
+    assert params["fit"] == {}
+    seen: list[list[Seen]] = []
+    monkeypatch.setattr(journal_room, "draw", lambda space, known, *rest, **more: seen.append(known))
+    one.journal.try_sample(space(), SimulatedMachine())
+    assert [dict(each.params) for each in seen[0]] == [{}] * len(trials)
 
 
 # --- studies of before ---
