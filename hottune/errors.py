@@ -207,6 +207,12 @@ class MachineDiffersError(HottuneError):
     exit_code = 54
 
 
+class ExtraMissingError(HottuneError):
+    """A command needs a package that comes with one of hottune's extras, and it is not installed."""
+
+    exit_code = 55
+
+
 # --- report: 60-69 -----------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from hottune import workflow
 from hottune.placement import Placement
 from hottune.progress import NoProgress
 from hottune.report import load
+from hottune.search.attributes import facts
 from hottune.search.claims import Claims
 from hottune.search.recorder import Recorder
 
@@ -113,7 +114,7 @@ def _study(folder: Path, seed: int, trials: int) -> None:
     def told(recorder: Recorder, claims: Claims, attributes: Mapping[str, Any], *rest: Any) -> Any:
         ended = inner(recorder, claims, attributes, *rest)
         if ended is not None:
-            _append(stored, {"outcome": ended.user_attrs["outcome"], "placement": attributes["placement"]})
+            _append(stored, {"outcome": facts(ended)["outcome"], "placement": attributes["placement"]})
         return ended
 
     Recorder.record = told  # type: ignore[method-assign]
@@ -121,7 +122,7 @@ def _study(folder: Path, seed: int, trials: int) -> None:
     def counted(placement: Placement) -> int:
         with contextlib.closing(sqlite3.connect(_file(folder), timeout=60)) as connection:
             (count,) = connection.execute(
-                "SELECT count(*) FROM trial_user_attributes WHERE key = 'outcome'"
+                "SELECT count(*) FROM trial_system_attributes WHERE key = 'hottune:outcome'"
             ).fetchone()
         return int(count)
 
@@ -153,10 +154,10 @@ def faults_of(folder: Path) -> list[str]:
         rows = (
             connection.execute(
                 "SELECT a.value_json, b.value_json "
-                "FROM trial_user_attributes a JOIN trial_user_attributes b USING (trial_id) "
-                "WHERE a.key = 'placement' AND b.key = 'outcome'"
+                "FROM trial_system_attributes a JOIN trial_system_attributes b USING (trial_id) "
+                "WHERE a.key = 'hottune:placement' AND b.key = 'hottune:outcome'"
             ).fetchall()
-            if "trial_user_attributes" in tables
+            if "trial_system_attributes" in tables
             else []
         )
     kept = [(json.loads(placement), json.loads(outcome)) for placement, outcome in rows]

@@ -101,12 +101,12 @@ def _lost(folder: Path, said: Path, kept: Stored) -> list[str]:
     with contextlib.closing(sqlite3.connect(file, timeout=60)) as connection:
         (check,) = connection.execute("PRAGMA integrity_check").fetchone()
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if "trial_user_attributes" not in tables:
+        if "trial_system_attributes" not in tables:
             return [] if check == "ok" else [f"the storage is damaged: {check}"]
         rows = connection.execute(
             "SELECT s.study_name, t.number, t.trial_id, a.value_json FROM trials t "
-            "JOIN studies s USING (study_id) JOIN trial_user_attributes a USING (trial_id) "
-            "WHERE a.key = 'outcome'"
+            "JOIN studies s USING (study_id) JOIN trial_system_attributes a USING (trial_id) "
+            "WHERE a.key = 'hottune:outcome'"
         ).fetchall()
     stored = {trial_id: outcome for _, _, trial_id, outcome in rows}
     numbers = {number for name, number, _, _ in rows if name == STUDY}

@@ -189,14 +189,14 @@ def _print(what: Printed, job: Job, json_output: bool) -> None:
 
 
 def _serve(found: Found, job: Job, progress: Progress, watch: bool | None, json_output: bool) -> None:
-    from hottune.tasks.serve import LOOPBACK, serve
+    from hottune.tasks.serve import only_here, serve
 
     def up(server: Server) -> None:
         progress.say(f"Serving {job.model.name}, arm {found.arm} ({job.placement.label()})")
         address = f"Address: {server.base_url}  OpenAI base URL: {server.base_url}/v1"
         console().print(Text(address), soft_wrap=True)  # also when quiet: it is the result
         progress.say(f"Log: {server.log_path}. Ctrl-C ends it.")
-        if job.serving.host not in LOOPBACK and not {"--api-key", "--api-key-file"} & set(job.serving.extra):
+        if not only_here(job.serving.host) and not {"--api-key", "--api-key-file"} & set(job.serving.extra):
             progress.say("Warning: others on the network can use it. Ask for a key: -- --api-key KEY")
         if json_output:
             emit_json(

@@ -100,6 +100,64 @@ def resume(
         run_and_show(config, json_output, make_progress(quiet))
 
 
+@app.command()
+def dashboard(
+    name: Annotated[str | None, typer.Argument(help="Study to open. Default: the only one here.")] = None,
+    storage: Storage = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port to listen on. Default: 8081, or a free one if it is taken."
+        ),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Show a study's trials in optuna-dashboard, on this machine alone, until Ctrl-C.
+
+    It needs the extra: pip install 'hottune[dashboard]'.
+    """
+    with handled(json_output):
+        from hottune.tasks.dashboards import HOST, page_of, serve_dashboard
+
+        url, study = _one(name, storage)
+        page = page_of(url, study)
+
+        def up(port: int) -> None:
+            address = f"http://{HOST}:{port}{page}"
+            console().print(Text(f"Dashboard: {address}  Ctrl-C ends it."), soft_wrap=True)
+            if json_output:
+                emit_json({"url": address, "study": study})
+
+        serve_dashboard(url, port, up=up)
+
+
+def _one(name: str | None, storage: str | None) -> tuple[str, str | None]:
+    """Return the URL of the storage to show, and the study in it to open; None = the list of them.
+
+    Raises:
+        StudyNotFoundError: there is no such study, none at all, or several and no name.
+    """
+    from hottune.search.catalogue import find, summaries
+
+    if name is not None:
+        return find(name, _urls(storage)).storage, name
+    if storage is not None:
+        return storage, None
+    found = summaries(_urls(None))
+    if not found:
+        raise StudyNotFoundError(
+            f"There are no studies in {studies_dir()}.",
+            next_step="Begin one: hottune run demo; or say where they are with --storage URL.",
+        )
+    if len({one.storage for one in found}) > 1:
+        raise StudyNotFoundError(
+            f"There are {len(found)} studies in {studies_dir()}, each in a file of its own.",
+            "The dashboard shows one file.",
+            f"Name one: {', '.join(one.name for one in found)}.",
+        )
+    return found[0].storage, found[0].name if len(found) == 1 else None
+
+
 def _urls(storage: str | None) -> list[str]:
     from hottune.search.storage import sqlite_url
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 import tempfile
@@ -21,7 +22,7 @@ from hottune.engine.facts import EngineBuild
 from hottune.engine.forks.command import Fork, Unmapped, fork_command, fork_values
 from hottune.engine.forks.proof import check_fork_loaded, fork_log
 from hottune.engine.interface import Failure, LaunchFailed, Stage
-from hottune.errors import PortTakenError
+from hottune.errors import BadSettingError, PortTakenError
 from hottune.machine.facts import Gpu
 from hottune.models.shape import ModelFile
 from hottune.outcomes import Crashed, Engagement, HotStats, NotEngaged, OutOfMemory, TimedOut
@@ -241,6 +242,7 @@ def launch(
     Raises:
         LaunchFailed: it ran out of memory, crashed, did not come up in time, or not as asked.
         PortTakenError: the asked-for port is in use.
+        BadSettingError: what it is to listen on is no address of this machine.
     """
     host = serving.host if serving else "127.0.0.1"
     if port is not None:
@@ -344,19 +346,28 @@ def require_free(port: int, host: str = "127.0.0.1") -> None:
 
     Raises:
         PortTakenError: it cannot.
+        BadSettingError: the host is no address of this machine.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is no one's
         try:
             probe.bind((host, port))
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise BadSettingError(
+                    f"Nothing can listen on {host}: {error.strerror}.",
+                    "It is no address of this machine.",
+                    "Leave --host out for this machine alone; 0.0.0.0 is all its addresses.",
+                ) from error
             raise _port_taken(port, error.strerror or str(error), host) from error
 
 
 def _port_taken(port: int, why: str, host: str = "127.0.0.1") -> PortTakenError:
     return PortTakenError(
         f"Port {port} on {host} cannot be used: {why}.",
-        "Another program most likely listens there.",
+        "Ports below 1024 need special rights."
+        if port < 1024
+        else "Another program most likely listens there.",
         "Choose another with --port, or leave it out and a free one is taken.",
     )
 

@@ -28,7 +28,7 @@ def quality(report: Report) -> list[str]:
     ]
     scored = [
         f"{arm.name}{', again' * (arm.name == 'all-cpu')}: KL divergence {kld(arm)} nats a position, "
-        f"same top token at {share(arm.same_top_token)} of {arm.scored_positions}"
+        f"same top token at {share(arm.same_top_token)} of {arm.scored_positions} positions"
         for arm in _measured(report)
         if arm.kld_to_all_cpu is not None
     ]

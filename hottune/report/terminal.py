@@ -115,11 +115,11 @@ def _arms(report: Report) -> RenderableType:
     return Padding(Group(table, Text(" ".join(notes), style="dim")), (1, 0, 0, 0))
 
 
-def _name(report: Report, arm: Arm, won: bool) -> Text:
+def _name(report: Report, arm: Arm, won: bool) -> RenderableType:
     text = Text(("→ " if won else "  ") + arm.name)
     text.append(f", {wording.outcome(arm)}", style="" if arm.outcome == "measurement" else "red")
-    text.append(f"\n  {wording.named(report, arm.placement)}", style="not bold dim")
-    return text
+    placement = Text(wording.named(report, arm.placement), style="not bold dim")
+    return Group(text, Padding(placement, (0, 0, 0, 2)))  # indented also where it wraps
 
 
 def _comparisons(report: Report) -> RenderableType | None:

@@ -228,7 +228,7 @@ def accounted(report: Report) -> list[str]:
     if found.vram_error is not None:
         lines.append(
             f"predicted peak VRAM was within {found.vram_error:.1%} of the measured one in "
-            f"{found.vram_judged} placements, after the first three"
+            f"{found.vram_judged} placement{'s' * (found.vram_judged != 1)}, after the first three"
         )
     if found.front:
         numbers = {trial.number: trial for trial in report.trials}

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import optuna
 
 from hottune.errors import StudyNotFoundError
+from hottune.search.attributes import facts
+from hottune.search.claims import is_done
 from hottune.search.journal import CONFIRM, Journal
 from hottune.search.objective import Objective
 from hottune.search.storage import open_storage, storage_errors
@@ -39,20 +41,19 @@ def summaries(urls: Sequence[str]) -> list[Summary]:
     for url in urls:
         storage = open_storage(url)
         with storage_errors(url):
-            there = optuna.get_all_study_summaries(storage, include_best_trial=False)
-            studies = {one.study_name: one for one in there}
-            for name, one in studies.items():
-                if "identity" not in one.user_attrs or name.endswith(CONFIRM):
+            studies = {one.study_name: facts(one) for one in storage.get_all_studies()}
+            for name, known in studies.items():
+                if "identity" not in known or name.endswith(CONFIRM):
                     continue
                 trials = _ended(name, storage)
                 found.append(
                     Summary(
                         name=name,
-                        model=str(json.loads(one.user_attrs["model"])["name"]),
-                        ceiling_mib=float(json.loads(one.user_attrs["ceiling_mib"])),
-                        objective=str(json.loads(one.user_attrs["config"])["objective"]),
+                        model=str(json.loads(known["model"])["name"]),
+                        ceiling_mib=float(json.loads(known["ceiling_mib"])),
+                        objective=str(json.loads(known["config"])["objective"]),
                         trials=len(trials),
-                        measured=sum(1 for trial in trials if trial.value is not None),
+                        measured=sum(1 for trial in trials if trial.values is not None),
                         replicates=len(_ended(name + CONFIRM, storage)) if name + CONFIRM in studies else 0,
                         storage=url,
                     )
@@ -67,10 +68,21 @@ def reopen(name: str, urls: Sequence[str]) -> Journal:
         StudyNotFoundError: no storage has it; the message names what there is.
         StorageError: a storage cannot be read.
     """
+    one = find(name, urls)
+    return Journal(name, one.storage, Objective(one.objective), settle=False)
+
+
+def find(name: str, urls: Sequence[str]) -> Summary:
+    """Return what is known of an existing study.
+
+    Raises:
+        StudyNotFoundError: no storage has it; the message names what there is.
+        StorageError: a storage cannot be read.
+    """
     known = summaries(urls)
     for one in known:
         if one.name == name:
-            return Journal(name, one.storage, Objective(one.objective), settle=False)
+            return one
     names = [one.name for one in known]
     near = difflib.get_close_matches(name, names, n=3) or names[:5]
     raise StudyNotFoundError(
@@ -82,8 +94,4 @@ def reopen(name: str, urls: Sequence[str]) -> Journal:
 
 def _ended(name: str, storage: optuna.storages.BaseStorage) -> list[optuna.trial.FrozenTrial]:
     study = optuna.load_study(study_name=name, storage=storage)
-    return [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if "outcome" in trial.user_attrs and "skip" not in trial.user_attrs
-    ]
+    return [trial for trial in study.get_trials(deepcopy=False) if is_done(trial)]

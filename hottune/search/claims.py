@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from hottune.search import storage as storages
+from hottune.search.attributes import Parameters, Shown, facts, new_trial, write, write_shown
+from hottune.search.dashboard import save_note
 from hottune.search.storage import Patience, Storage
 
 #: What the storage is told again and again in a beat that failed, seconds.
@@ -37,7 +37,6 @@ BEAT_AGAIN_S = 1.0
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 Key = tuple[str, int] | str
-Parameters = tuple[Mapping[str, Any], Mapping[str, BaseDistribution]]
 
 
 def key_of(attributes: Mapping[str, Any]) -> Key | None:
@@ -63,7 +62,8 @@ def known_key_of(attributes: Mapping[str, Any]) -> Key:
 
 def is_done(trial: FrozenTrial) -> bool:
     """Whether the trial has an outcome. The outcome is written before the state, so it alone decides."""
-    return "outcome" in trial.user_attrs and "skip" not in trial.user_attrs
+    attributes = facts(trial)
+    return "outcome" in attributes and "skip" not in attributes
 
 
 @dataclass
@@ -75,7 +75,8 @@ class Claims:
         study_id: the storage's number of it.
         patience: asks the storage.
         worker: name of this process, stored with what it measures.
-        values_of: what is optimised, of a trial's attributes; None where they have no measurement.
+        values_of: what is optimised, of a trial's facts; None where they have no measurement.
+        shown_of: what dashboards show of a trial that ends, of its facts.
     """
 
     storage: Storage
@@ -83,6 +84,7 @@ class Claims:
     patience: Patience
     worker: str
     values_of: Callable[[Mapping[str, Any]], list[float] | None]
+    shown_of: Callable[[Mapping[str, Any]], Shown] = lambda facts: Shown()
     #: Trials whose worker was silent when looked at before, and when that was.
     _silent: dict[int, float] = field(default_factory=dict)
     _outages_seen: int = 0
@@ -94,13 +96,11 @@ class Claims:
 
     def of(self, key: Key) -> list[FrozenTrial]:
         """Return the trials of a key that are done or live, by number."""
-        return [
-            one for one in self.trials() if key_of(one.user_attrs) == key and (is_done(one) or _live(one))
-        ]
+        return [one for one in self.trials() if key_of(facts(one)) == key and (is_done(one) or _live(one))]
 
     def is_mine(self, trial: FrozenTrial) -> bool:
         """Whether this worker measured (or measures) a trial; of an older study nobody else can have."""
-        return bool(trial.user_attrs.get("worker", self.worker) == self.worker)
+        return bool(facts(trial).get("worker", self.worker) == self.worker)
 
     def live_elsewhere(self) -> list[FrozenTrial]:
         """Return what other workers are measuring now; ends what dead ones left."""
@@ -118,9 +118,9 @@ class Claims:
         return sum(
             1
             for one in self.trials()
-            if key_of(one.user_attrs) == key
+            if key_of(facts(one)) == key
             and one.state is TrialState.FAIL
-            and not {"outcome", "skip", "interrupted"} & set(one.user_attrs)
+            and not {"outcome", "skip", "interrupted"} & set(facts(one))
         )
 
     def beyond(self, trial_id: int, limit: int) -> bool:
@@ -129,7 +129,7 @@ class Claims:
         Asked after it was begun: whoever is about to end the search either sees it, or is seen by it.
         """
         mine = self.patience(lambda: self.storage.get_trial(trial_id)).number
-        counted = [one for one in self.trials() if one.user_attrs.get("arm") is None]
+        counted = [one for one in self.trials() if facts(one).get("arm") is None]
         before = [one for one in counted if one.state is TrialState.RUNNING and one.number < mine]
         return sum(map(is_done, counted)) + sum(not is_done(one) for one in before) >= limit
 
@@ -151,7 +151,7 @@ class Claims:
         found = self.of(key)
         for one in found[1:]:
             # Also a second one of ours: a lost answer makes the storage be asked again.
-            if one.user_attrs.get("token") == token:
+            if facts(one).get("token") == token:
                 self._end(self._id(one), {"skip": "measured elsewhere"})
         if not found or is_done(found[0]) or found[0].state is not TrialState.WAITING:
             return None
@@ -207,7 +207,7 @@ class Claims:
         if is_done(ended):
             return ended
         # Others took this worker for dead and ended its trial.
-        self.add_done({**ended.user_attrs, **attributes})
+        self.add_done({**facts(ended), **attributes})
         return self._done(ended)
 
     def give_up(self, trial_id: int) -> None:
@@ -224,11 +224,8 @@ class Claims:
         """Add a trial that was measured while it could not be stored, unless its key is done by now."""
         key = known_key_of(attributes)
         values = self.values_of(attributes)
-        finished = optuna.trial.create_trial(
-            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
-            values=values,
-            user_attrs=dict(attributes),
-        )
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        finished = new_trial(attributes, state, values=values, shown=self.shown_of(attributes))
 
         def once() -> None:
             if not any(is_done(one) for one in self.of(key)):
@@ -264,9 +261,12 @@ class Claims:
 
         def once() -> None:
             with contextlib.suppress(UpdateFinishedTrialError):
-                for name, content in attributes.items():
-                    self.storage.set_trial_user_attr(trial_id, name, content)
-                values = self.values_of(self.storage.get_trial(trial_id).user_attrs)
+                write(self.storage, trial_id, attributes)
+                ended = facts(self.storage.get_trial(trial_id))
+                shown, values = self.shown_of(ended), self.values_of(ended)
+                write_shown(self.storage, trial_id, shown)
+                if shown.note:
+                    save_note(self.storage, self.study_id, shown.note, trial_id)
                 if values is None:
                     self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
                 else:
@@ -277,13 +277,12 @@ class Claims:
     def _set(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         def once() -> None:
             with contextlib.suppress(UpdateFinishedTrialError):
-                for name, content in attributes.items():
-                    self.storage.set_trial_user_attr(trial_id, name, content)
+                write(self.storage, trial_id, attributes)
 
         self.patience(once)
 
     def _done(self, trial: FrozenTrial) -> FrozenTrial:
-        key = known_key_of(trial.user_attrs)
+        key = known_key_of(facts(trial))
         return next(one for one in self.of(key) if is_done(one))
 
     def _id(self, trial: FrozenTrial) -> int:
@@ -295,13 +294,7 @@ def _live(trial: FrozenTrial) -> bool:
 
 
 def _waiting(attributes: Mapping[str, Any], parameters: Parameters) -> FrozenTrial:
-    values, distributions = parameters
     try:
-        return optuna.trial.create_trial(
-            state=TrialState.WAITING,
-            params=dict(values),
-            distributions=dict(distributions),
-            user_attrs=dict(attributes),
-        )
+        return new_trial(attributes, TrialState.WAITING, parameters=parameters)
     except ValueError:  # a placement from outside the space's present bounds: its parameters are only shown
-        return optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=dict(attributes))
+        return new_trial(attributes, TrialState.WAITING)

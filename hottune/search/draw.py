@@ -24,12 +24,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hottune.outcomes import Measurement, Outcome, OutOfMemory, Rejected
 from hottune.placement import Placement
-from hottune.search.claims import Parameters
+from hottune.search.attributes import Parameters
 from hottune.search.objective import Limits, Objective
 from hottune.search.space import Space
 
 #: Trials that TPE wants to see before it models; those of the structured plan count.
 STARTUP_TRIALS = 6
+#: Above every number of a placement.
+_MOST = 2**20
 Fixed = Mapping[str, int | float | str]
 
 
@@ -120,13 +122,26 @@ def _as_trial(seen: Seen, objective: Objective, limits: Limits) -> FrozenTrial:
 
 
 def parameters(space: Space, placement: Placement) -> Parameters:
-    """Return what a sampler would have drawn for a placement, and from what; empty for a baseline."""
+    """Return what a sampler would have drawn for a placement, and from what.
+
+    Of a baseline it is the layers alone, for people who look at the study; no sampler is told.
+    """
     drawn = space.parameters(placement)
     if not drawn:
-        return {}, {}
+        return numbers(placement, ("n_cpu_moe",))
     asked = _Asked(drawn)
     space.sample(asked)
     return asked.params, asked.distributions
+
+
+def numbers(
+    placement: Placement, names: Sequence[str] = ("n_cpu_moe", "hot_k", "ubatch", "threads")
+) -> Parameters:
+    """Return some numbers of a placement as parameters, without those that llama.cpp's fit would change."""
+    found = {
+        name: int(getattr(placement, name)) for name in names if not (placement.fit and name == names[0])
+    }
+    return found, {name: IntDistribution(0, _MOST) for name in found}
 
 
 class _Asked:

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from hottune.outcomes import OUTCOME_ADAPTER, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
+from hottune.search.attributes import facts
 
 Origin = Literal["baseline", "grid", "sampler"]
 
@@ -29,6 +30,7 @@ def attributes_of(planned: Planned) -> dict[str, Any]:
     """Return the attributes with which a trial of the placement begins."""
     return {
         "placement": planned.placement.model_dump_json(),
+        "label": f"{planned.placement.label()} t {planned.placement.threads}",
         "origin": planned.origin,
         "arm": planned.arm,
         "repeat": planned.repeat,
@@ -38,17 +40,17 @@ def attributes_of(planned: Planned) -> dict[str, Any]:
 
 def placement_of(frozen: FrozenTrial) -> Placement:
     """Return the placement of any trial that says what it measures."""
-    return Placement.model_validate_json(frozen.user_attrs["placement"])
+    return Placement.model_validate_json(facts(frozen)["placement"])
 
 
 def outcome_of(frozen: FrozenTrial) -> Outcome:
     """Return the outcome of a trial that is done."""
-    return OUTCOME_ADAPTER.validate_json(frozen.user_attrs["outcome"])
+    return OUTCOME_ADAPTER.validate_json(facts(frozen)["outcome"])
 
 
 def trial_of(frozen: FrozenTrial) -> Trial:
     """Return a trial of the search that is done."""
-    attributes = frozen.user_attrs
+    attributes = facts(frozen)
     return Trial(
         number=frozen.number,
         arm=cast("ArmName | None", attributes["arm"]),
@@ -63,9 +65,10 @@ def trial_of(frozen: FrozenTrial) -> Trial:
 
 def replicate_of(frozen: FrozenTrial) -> Replicate:
     """Return a replicate of the confirm stage that is done."""
+    attributes = facts(frozen)
     return Replicate(
-        position=frozen.user_attrs["position"],
-        started=datetime.fromisoformat(frozen.user_attrs["started"]),
+        position=attributes["position"],
+        started=datetime.fromisoformat(attributes["started"]),
         outcome=outcome_of(frozen),
-        worker=frozen.user_attrs.get("worker", ""),
+        worker=attributes.get("worker", ""),
     )

@@ -1,8 +1,9 @@
 """Journal: every placement tried, kept in an Optuna storage the moment it is known.
 
 Two Optuna studies share one storage: `<name>` holds the search (baselines included), `<name>/confirm` the
-replicates. A trial's placement, outcome and times are user attributes; only measurements have a value, all
-other outcomes are failed trials, so that no sampler ever sees a made-up score.
+replicates. A trial's placement, outcome and times are attributes of it (see `attributes`); only measurements
+have a value, all other outcomes are failed trials, so that no sampler ever sees a made-up score. Beside that
+stands what `dashboard` makes of it for people.
 
 Several processes can work on one study (see `claims`): what one of them measures, no other does.
 """
@@ -18,12 +19,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hottune.outcomes import OUTCOME_ADAPTER, Measurement, Outcome
+from hottune.outcomes import Measurement, Outcome
 from hottune.placement import Placement
 from hottune.report.schema import ArmName, Replicate, Trial
+from hottune.search import dashboard
 from hottune.search import storage as storages
+from hottune.search.attributes import PREFIX, Parameters, Shown, facts, outcome_in
 from hottune.search.claims import Claims, is_done
-from hottune.search.draw import Fixed, Seen, draw, parameters
+from hottune.search.draw import Fixed, Seen, draw, numbers, parameters
 from hottune.search.entries import (
     Planned,
     attributes_of,
@@ -91,7 +94,8 @@ class Journal:
             confirm, _ = self._open(storage, name + CONFIRM)
         self._patience = Patience(url, limit_s=storages.OUTAGE_LIMIT_S, say=say)
         self._search, self._confirm = (
-            Claims(storage, number, self._patience, worker, self._values) for number in (self._study, confirm)
+            Claims(storage, number, self._patience, worker, self._values, self._shown)
+            for number in (self._study, confirm)
         )
         self._storage = storage
         if settle:
@@ -101,9 +105,11 @@ class Journal:
         """Return the storage's number of a study, and whether it was made now, by this very process."""
         directions = [getattr(optuna.study.StudyDirection, one.upper()) for one in self.objective.directions]
         try:
-            return storage.create_new_study(directions, name), True
+            number = storage.create_new_study(directions, name)
         except optuna.exceptions.DuplicatedStudyError:
             return storage.get_study_id_from_name(name), False
+        dashboard.name_metrics(storage, number, self.objective.names)
+        return number, True
 
     def _settle(self) -> None:
         """Put in order what earlier processes left; `unfinished` finds what they had begun."""
@@ -116,12 +122,32 @@ class Journal:
 
     def note(self, key: str, value: object) -> None:
         """Keep plain data beside the study: the configuration, the machine, the engine."""
-        self._patience(lambda: self._storage.set_study_user_attr(self._study, key, json.dumps(value)))
+        text = json.dumps(value)
+        self._patience(lambda: self._storage.set_study_system_attr(self._study, PREFIX + key, text))
 
     def noted(self, key: str) -> Any:
         """Return what `note` kept, or None."""
-        text = self._patience(lambda: self._storage.get_study_user_attrs(self._study)).get(key)
+        text = self._patience(lambda: self._storage.get_study_system_attrs(self._study)).get(PREFIX + key)
+        if text is None:  # a study begun before facts were system attributes
+            text = self._patience(lambda: self._storage.get_study_user_attrs(self._study)).get(key)
         return None if text is None else json.loads(text)
+
+    def describe(self, shown: Mapping[str, str | float], search: str, confirm: str) -> None:
+        """Tell users of a dashboard what the study is.
+
+        Args:
+            shown: the main facts, by names that a person understands.
+            search: note of the search, Markdown; one that is there is left alone.
+            confirm: note of the replicates.
+        """
+
+        def once() -> None:
+            for key, value in shown.items():
+                self._storage.set_study_user_attr(self._study, key, value)
+            dashboard.save_note(self._storage, self._study, search)
+            dashboard.save_note(self._storage, self._confirm.study_id, confirm)
+
+        self._patience(once)
 
     # --- search ---
 
@@ -153,20 +179,20 @@ class Journal:
         """Return the placements that were begun, never ended, not measured since, and are nobody's now."""
         busy = {trial.placement for trial in self.trials()} | self.claimed()
         begun = [
-            Planned(placement_of(one), one.user_attrs["origin"], one.user_attrs["arm"])
+            Planned(placement_of(one), facts(one)["origin"], facts(one)["arm"])
             for one in self._search.trials()
-            if "placement" in one.user_attrs and not {"outcome", "skip"} & set(one.user_attrs)
+            if "placement" in facts(one) and not {"outcome", "skip"} & set(facts(one))
         ]
         return list(dict.fromkeys(planned for planned in begun if planned.placement not in busy))
 
     def claimed(self) -> set[Placement]:
         """Return the placements of the search that other workers are measuring now."""
         live = self._search.live_elsewhere()
-        return {placement_of(one) for one in live if "placement" in one.user_attrs}
+        return {placement_of(one) for one in live if "placement" in facts(one)}
 
     def claimed_by_search(self) -> int:
         """Return how many of these count against the budget: all but baselines."""
-        return sum(1 for one in self._search.live_elsewhere() if one.user_attrs.get("arm") is None)
+        return sum(1 for one in self._search.live_elsewhere() if facts(one).get("arm") is None)
 
     def wait_for_others(self) -> bool:
         """Wait until no other worker measures in the search; return whether there was one."""
@@ -223,11 +249,7 @@ class Journal:
         """
         frozen = self._search.trials()
         ended = {trial.number: trial for trial in self._trials_of(frozen)}
-        known = [
-            Seen(one.params, one.distributions, ended[one.number].outcome)
-            for one in frozen
-            if one.number in ended
-        ]
+        known = [Seen(*_drawn(one), ended[one.number].outcome) for one in frozen if one.number in ended]
         measured = {trial.placement for trial in ended.values()}
         count, attempt = self._attempt
         attempt = attempt + 1 if count == len(known) else 0
@@ -251,9 +273,9 @@ class Journal:
     def replicates(self, key: str) -> dict[int, tuple[ArmName, Replicate]]:
         """Return the finished replicates of one confirm plan, by position."""
         return {
-            one.user_attrs["position"]: (one.user_attrs["arm"], replicate_of(one))
+            facts(one)["position"]: (facts(one)["arm"], replicate_of(one))
             for one in self._confirm.trials()
-            if one.user_attrs.get("plan") == key and is_done(one)
+            if facts(one).get("plan") == key and is_done(one)
         }
 
     def try_replicate(
@@ -268,14 +290,23 @@ class Journal:
         before = self._confirm.of((key, position - 1))
         if not self._confirm.of((key, position)) and any(not self._confirm.is_mine(one) for one in before):
             time.sleep(HEAD_START_S)
-        return replicate_of(self._recorder.record_or_wait(self._confirm, attributes, measure))
+        return replicate_of(
+            self._recorder.record_or_wait(self._confirm, attributes, measure, numbers(placement))
+        )
 
     def seconds(self) -> float:
         """Return the time spent in servers so far, all sessions together."""
         frozen = [*self._search.trials(), *self._confirm.trials()]
-        return float(sum(one.user_attrs.get("seconds", 0.0) for one in frozen))
+        return float(sum(facts(one).get("seconds", 0.0) for one in frozen))
 
     def _values(self, attributes: Mapping[str, Any]) -> list[float] | None:
-        text = attributes.get("outcome")
-        outcome = None if text is None else OUTCOME_ADAPTER.validate_json(text)
+        outcome = outcome_in(attributes)
         return self.objective.values(outcome) if isinstance(outcome, Measurement) else None
+
+    def _shown(self, attributes: Mapping[str, Any]) -> Shown:
+        return dashboard.shown(attributes, self.limits)
+
+
+def _drawn(trial: FrozenTrial) -> Parameters:
+    """Return what a sampler may learn from a trial: of a baseline, nothing."""
+    return (trial.params, trial.distributions) if facts(trial).get("arm") is None else ({}, {})

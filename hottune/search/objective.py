@@ -28,17 +28,22 @@ class Objective(StrEnum):
             return ["maximize", "maximize"]
         return ["minimize" if self is Objective.TURN else "maximize"]
 
-    def values(self, measurement: Measurement) -> list[float]:
-        """Return the numbers that are optimised."""
+    @property
+    def names(self) -> list[str]:
+        """What each value is, with its unit: fields of `Measurement`."""
         match self:
             case Objective.TURN:
-                return [measurement.turn_s]
+                return ["turn_s"]
             case Objective.DECODE:
-                return [measurement.decode_tok_s]
+                return ["decode_tok_s"]
             case Objective.PREFILL:
-                return [measurement.prefill_tok_s]
+                return ["prefill_tok_s"]
             case Objective.PARETO:
-                return [measurement.prefill_tok_s, measurement.decode_tok_s]
+                return ["prefill_tok_s", "decode_tok_s"]
+
+    def values(self, measurement: Measurement) -> list[float]:
+        """Return the numbers that are optimised."""
+        return [float(getattr(measurement, name)) for name in self.names]
 
     def measured(self, measurement: Measurement) -> float:
         """Return the number that decides what is recommended: of a front, the turn (see `metric`)."""
@@ -58,13 +63,7 @@ class Objective(StrEnum):
 
     def describe(self, workload: str) -> str:
         """Return the report's wording, for example `turn_s (document)`."""
-        words = {
-            "turn": "turn_s",
-            "decode": "decode_tok_s",
-            "prefill": "prefill_tok_s",
-            "pareto": "prefill_tok_s and decode_tok_s",
-        }
-        return f"{words[self]} ({workload})"
+        return f"{' and '.join(self.names)} ({workload})"
 
 
 @dataclass(frozen=True)

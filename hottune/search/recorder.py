@@ -16,7 +16,8 @@ from hottune.errors import StorageError
 from hottune.outcomes import Crashed, Outcome
 from hottune.placement import Placement
 from hottune.search import unsaved
-from hottune.search.claims import Claims, Parameters, is_done, known_key_of
+from hottune.search.attributes import Parameters, facts
+from hottune.search.claims import Claims, is_done, known_key_of
 from hottune.search.entries import placement_of
 
 #: How often is looked whether another worker is done, seconds.
@@ -122,7 +123,7 @@ class Recorder:
 
     def wait(self, trial: FrozenTrial) -> None:
         """Wait a little for another worker, and say so once."""
-        who = trial.user_attrs.get("worker", "another worker")
+        who = facts(trial).get("worker", "another worker")
         line = f"Waiting for {who}, which measures {placement_of(trial).label()}."
         if line != self._waited_for:
             self.say(line)

@@ -91,6 +91,21 @@ def open_storage(url: str) -> Storage:
         return Storage(backend)
 
 
+def open_to_look(url: str) -> optuna.storages.RDBStorage:
+    """Open a storage that exists, to show it: without the lock that every read of a worker takes.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+    with storage_errors(url):
+        path = sqlite_path(url)
+        if path is None:
+            return optuna.storages.RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
+
+
 def _relational(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(
         url, engine_kwargs=engine_kwargs, heartbeat_interval=BEAT_S, grace_period=GRACE_S

@@ -46,7 +46,7 @@ _TEXTS: dict[NoteCode, str] = {
         "time; close it and run again. The replicates are kept and count."
     ),
     NoteCode.FEW_REPLICATES: (
-        "{n} replicate(s) of each arm are few: 1 gives no interval, 2 a very wide one, about 5 a useful one. "
+        "Few replicates of each arm ({n}): 1 gives no interval, 2 a very wide one, about 5 a useful one. "
         "Run again without --quick, or with more replicates."
     ),
     NoteCode.VIRTUAL_GPU: (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import threading
 import time
@@ -15,16 +16,15 @@ from hottune.engine.argv import Serving, server_command
 from hottune.engine.facts import EngineBuild
 from hottune.engine.interface import Failure, LaunchFailed
 from hottune.engine.server import Server, launch, require_free
-from hottune.errors import BadSettingError, NotEngagedError, PortTakenError, ServerError
+from hottune.errors import BadProfileError, BadSettingError, NotEngagedError, PortTakenError, ServerError
 from hottune.machine.facts import Gpu
 from hottune.models.shape import ModelFile
 from hottune.outcomes import HotStats
 from hottune.placement import Placement
 from hottune.progress import Progress
+from hottune.routing.profile import read_profile
 from hottune.tasks.endings import fatal
 
-#: Addresses that only this machine reaches.
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: llama-server's own default.
 PORT = 8080
 WATCH_S = 10.0
@@ -70,6 +70,14 @@ class Job:
         )
 
 
+def only_here(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def require_sense(extra: tuple[str, ...]) -> None:
     """Raise BadSettingError for llama-server arguments that have an option of hottune's own."""
     for word in extra:
@@ -102,11 +110,13 @@ def serve(job: Job, ui: Progress, *, up: Callable[[Server], None], watch: bool) 
         ServerError: it did not come up, or died.
         NotEngagedError: it came up, but not as asked.
         PortTakenError: the asked-for port is in use.
-        KeyboardInterrupt: a signal came before it was healthy, or a second one while it ended.
+        BadSettingError: the host is no address of this machine.
+        KeyboardInterrupt: SIGINT came before it was healthy, or a second one while it ended.
+        SystemExit: SIGTERM did.
     """
-    known = job.profile_path is not None and job.profile_path.is_file()
-    if known:
+    if set_aside(job.profile_path, ui.say):
         ui.say(f"The cache starts with the experts of last time: {job.profile_path}")
+    before = _written_at(job.profile_path)
     try:
         ui.start(f"Starting {job.model.name}")
         with launch(
@@ -122,14 +132,40 @@ def serve(job: Job, ui: Progress, *, up: Callable[[Server], None], watch: bool) 
             profile_path=job.profile_path,
         ) as server:
             ui.finish("healthy")
-            with _stop_signals() as stopping:
+            with stop_signals() as stopping:
                 up(server)
                 _wait(server, stopping, ui if watch and job.placement.hot_k else None)
             ui.say("Stopping ...")
-        if job.profile_path is not None and job.profile_path.is_file():
+        if _written_at(job.profile_path) != before:
             ui.say(f"Stopped. The uses of the experts are kept for the next start: {job.profile_path}")
     except LaunchFailed as failed:
         raise _error(failed.outcome, "llama-server did not come up") from failed
+
+
+def set_aside(path: Path | None, say: Callable[[str], None]) -> bool:
+    """Return whether there is a profile to begin with; a damaged one is moved away.
+
+    The device never writes over what is no profile, so what it learns would be lost at each end.
+    """
+    if path is None or not path.exists():
+        return False
+    try:
+        read_profile(path)
+    except BadProfileError as error:
+        away = path.with_suffix(".damaged")
+        say(f"Warning: the cache starts empty: {error.what}")
+        try:
+            path.replace(away)
+        except OSError as cause:
+            say(f"Warning: and nothing will be kept for the next start: {path} cannot be moved ({cause}).")
+        else:
+            say(f"It was moved to {away}; a new one is written at the end.")
+        return False
+    return True
+
+
+def _written_at(path: Path | None) -> int | None:
+    return path.stat().st_mtime_ns if path is not None and path.is_file() else None
 
 
 def _port(job: Job) -> int | None:
@@ -144,7 +180,7 @@ def _port(job: Job) -> int | None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
     """Let SIGINT and SIGTERM set an event; afterwards they do again what they did before."""
     stopping = threading.Event()
 

@@ -17,6 +17,7 @@ from hottune.search.lock import study_lock
 from hottune.search.recorder import Say
 from hottune.search.storage import sqlite_path, sqlite_url
 from hottune.tasks import prepare
+from hottune.tasks.described import describe
 from hottune.tasks.fingerprint import differences, ram_differs
 from hottune.tasks.prepare import Plan
 
@@ -122,6 +123,7 @@ def join(plan: Plan, journal: Journal) -> Plan:
     journal.note("engine", plan.engine.model_dump(mode="json"))
     journal.note("model", plan.model.model_dump(mode="json"))
     journal.note("identity", plan.identity())  # last: with it, all of the above are there
+    describe(plan, journal)
     return plan
 
 

@@ -23,6 +23,7 @@ from hottune import workflow
 from hottune.cli.app import app
 from hottune.outcomes import Measurement
 from hottune.progress import NoProgress
+from hottune.search.attributes import facts
 from hottune.search.claims import is_done, key_of
 from hottune.search.journal import Journal
 from hottune.search.objective import Objective
@@ -129,7 +130,7 @@ def assert_each_once(workers: Workers, url: str, *, lost: int = 0) -> None:
     book = journal(url)
     placements = [trial.placement for trial in book.trials()]
     # The search measures some placements again, on purpose: that has a key of its own.
-    keys = [key_of(one.user_attrs) for one in book._search.trials() if is_done(one)]
+    keys = [key_of(facts(one)) for one in book._search.trials() if is_done(one)]
     assert len(set(keys)) == len(keys) == len(placements)
     searched = collections.Counter(one.model_dump_json() for one in placements)
     stored = searched + collections.Counter(

@@ -33,8 +33,8 @@ def test_a_lost_measurement_would_be_found(finished: Path, tmp_path: Path) -> No
     assert faults_of(copy) == []
     with sqlite3.connect(copy / "studies" / "formula.db") as connection:
         connection.execute(
-            "DELETE FROM trial_user_attributes WHERE key = 'outcome' AND trial_id = "
-            "(SELECT max(trial_id) FROM trial_user_attributes WHERE key = 'outcome')"
+            "DELETE FROM trial_system_attributes WHERE key = 'hottune:outcome' AND trial_id = "
+            "(SELECT max(trial_id) FROM trial_system_attributes WHERE key = 'hottune:outcome')"
         )
     (fault,) = faults_of(copy)
     assert "lost" in fault

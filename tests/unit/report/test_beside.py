@@ -30,7 +30,7 @@ def full() -> Report:
 @pytest.mark.parametrize("format", [Format.TERMINAL, Format.MARKDOWN])
 def test_quality_cold_start_and_roofline_are_told_in_words(format: Format) -> None:
     text = " ".join(render(full(), format, width=160, color=False).split())
-    assert "hot: KL divergence 0.0031 nats a position, same top token at 98.4% of 64" in text
+    assert "hot: KL divergence 0.0031 nats a position, same top token at 98.4% of 64 positions" in text
     assert "all-cpu, again: KL divergence 0 nats" in text
     assert "hot: first turn 6.90 s (warm 5.90), decode 48.0 tok/s (warm 61.0)" in text
     assert "its first 100 tokens at 40.1 tok/s, the rest at 52.3" in text

@@ -83,3 +83,14 @@ def test_fewer_experts_in_vram_than_asked_for_are_told():
 def test_what_fit_chose_is_the_proof_of_its_arm():
     text = shown(build.report(arms=[build.fit_measured()], winner=None))
     assert "fit: fit chose 49 of 49 layers, 2 tensor overrides" in text
+
+
+def test_a_placement_that_wraps_stays_below_its_arm():
+    report = build.report()
+    more = {"policy": "window", "shared_budget": True, "prefill_bypass": 8, "parallel": 4}
+    arm = report.arms[-1].model_copy(update={"placement": report.arms[-1].placement.model_copy(update=more)})
+    lines = shown(report.model_copy(update={"arms": [*report.arms[:-1], arm]}), width=80).splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("  ncmoe 48 + hot 22"))
+    assert "np 4" not in lines[begin]
+    end = next(number for number in range(begin, len(lines)) if "np 4" in lines[number])
+    assert all(line.startswith("  ") for line in lines[begin : end + 1])

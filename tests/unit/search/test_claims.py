@@ -18,6 +18,7 @@ from hottune.search import claims as claims_room
 from hottune.search import journal as journal_room
 from hottune.search import recorder
 from hottune.search import storage as storages
+from hottune.search.attributes import facts
 from hottune.search.claims import Claims, is_done
 from hottune.search.entries import Planned, attributes_of
 from hottune.search.journal import Journal
@@ -65,7 +66,7 @@ def test_who_finds_a_lower_number_drops_its_own(worker: Callable[[str], Claims])
     assert second.take(WANTED) is None
     assert taken[0] is not None
     assert len(running(first)) == 1
-    assert [trial.user_attrs.get("skip") for trial in first.trials()] == [None, "measured elsewhere"]
+    assert [facts(trial).get("skip") for trial in first.trials()] == [None, "measured elsewhere"]
 
 
 def test_what_waits_is_begun_once(worker: Callable[[str], Claims]) -> None:
@@ -199,7 +200,7 @@ def test_who_wakes_up_after_it_was_taken_for_dead_still_stores_what_it_measured(
     assert trial_id is not None
     other._end(trial_id, {})
     stored = suspended.finish(trial_id, {"outcome": '"mine"'})
-    assert stored.user_attrs["outcome"] == '"mine"'
+    assert facts(stored)["outcome"] == '"mine"'
     assert [is_done(trial) for trial in other.trials()] == [False, True]
 
 
@@ -211,7 +212,7 @@ def test_and_what_another_has_stored_meanwhile_goes_before_it(worker: Callable[[
     again = other.take(WANTED)
     assert again is not None
     other.finish(again, {"outcome": '"theirs"'})
-    assert suspended.finish(trial_id, {"outcome": '"mine"'}).user_attrs["outcome"] == '"theirs"'
+    assert facts(suspended.finish(trial_id, {"outcome": '"mine"'}))["outcome"] == '"theirs"'
     assert sum(map(is_done, other.trials())) == 1
 
 
