@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
+from optuna.study import StudySummary
+from optuna.study._frozen import FrozenStudy
 
 from hottune.errors import StudyNotFoundError
 from hottune.search.journal import CONFIRM, Journal
@@ -42,7 +44,7 @@ def summaries(urls: Sequence[str]) -> list[Summary]:
             there = optuna.get_all_study_summaries(storage, include_best_trial=False)
             studies = {one.study_name: one for one in there}
             for name, one in studies.items():
-                if "identity" not in one.user_attrs or name.endswith(CONFIRM):
+                if not _is_ours(one):
                     continue
                 trials = _ended(name, storage)
                 found.append(
@@ -67,17 +69,36 @@ def reopen(name: str, urls: Sequence[str]) -> Journal:
         StudyNotFoundError: no storage has it; the message names what there is.
         StorageError: a storage cannot be read.
     """
-    known = summaries(urls)
-    for one in known:
-        if one.name == name:
-            return Journal(name, one.storage, Objective(one.objective), settle=False)
-    names = [one.name for one in known]
+    names: list[str] = []
+    for url in urls:
+        storage = open_storage(url)
+        with storage_errors(url):
+            there = {one.study_name: one.user_attrs for one in storage.get_all_studies() if _is_ours(one)}
+        if name in there:
+            objective = Objective(json.loads(there[name]["config"])["objective"])
+            return Journal(name, url, objective, settle=False, storage=storage)
+        names += there
     near = difflib.get_close_matches(name, names, n=3) or names[:5]
     raise StudyNotFoundError(
         f"There is no study '{name}' here.",
         "Studies are kept in ./studies of the folder that hottune ran in, unless --storage was given.",
         f"Here: {', '.join(near)}." if near else "Begin one: hottune run demo",
     )
+
+
+def names_in(url: str) -> list[str]:
+    """Return the names of hottune's studies in a storage.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with storage_errors(url):
+        return sorted(one.study_name for one in open_storage(url).get_all_studies() if _is_ours(one))
+
+
+def _is_ours(study: FrozenStudy | StudySummary) -> bool:
+    """Tell a study with its set-up from its confirm stage, and from those of other programs."""
+    return "identity" in study.user_attrs and not study.study_name.endswith(CONFIRM)
 
 
 def _ended(name: str, storage: optuna.storages.BaseStorage) -> list[optuna.trial.FrozenTrial]:
