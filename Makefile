@@ -77,6 +77,10 @@ bench-verdicts: setup ## equal arms told apart, a gain of 5 % found? (minutes; A
 	@echo "== controls of the verdicts"
 	$(BIN)/python -m bench.verdicts $(ARGS)
 
+bench-report: setup ## `hottune report` on a study of 2,000 trials, every format, and a browser opening the page
+	@echo "== report speed"
+	$(BIN)/python -m bench.report_speed $(ARGS)
+
 clean: ## remove .venv and local build output; the cache folder stays
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find hottune tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,7 +50,7 @@ def repeat(report: Report) -> list[str]:
     if is_virtual(report) and "--backend" not in given:
         kept += ["--backend", "cpu"]
     model, made = _model(report.model)
-    comments = [f"# left out, a file of the first machine: {one}" for one in left]
+    comments = [f"# left out, what only the first machine has: {', '.join(left)}"] if left else []
     return ["make setup", *made, *comments, shlex.join([PROGRAM, "run", model, *kept])]
 
 
