@@ -10,7 +10,7 @@ MATRIX ?= cpu
 SMOKE_RUN := demo --backend cpu --ceilings 25,50 --ubatches 64 --scale 0.05 --threads 1 --out build/bench-device.json
 
 .DEFAULT_GOAL := help
-.PHONY: bench-search help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-durability \
+.PHONY: bench-report bench-search help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-durability \
   bench-verdicts clean
 
 help: ## show the targets
