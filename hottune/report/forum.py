@@ -32,8 +32,9 @@ class ForumRenderer:
             _arms(report),
             bullets(_notes(report)),
             f"**Setup**\n\n{bullets(lines)}",
-            f"Repeat it, in a fresh clone of hottune:\n\n{fenced(repeat(report))}",
         ]
+        if again := repeat(report):
+            blocks.append(f"Repeat it, in a fresh clone of hottune:\n\n{fenced(again)}")
         if report.winner:
             serve = [f"# {report.winner.arm}, or: hottune serve {report.study}", report.winner.command]
             blocks.append(f"Serve it:\n\n{fenced(serve)}")

@@ -33,7 +33,7 @@ def repeat(report: Report) -> list[str]:
     except ValueError:
         words = []
     if words[:2] != ["hottune", "run"]:  # the project's own benchmarks
-        return [report.command]
+        return [report.command] if report.command else []
     kept: list[str] = []
     left: list[str] = []
     for option, value in _pairs(words[2:], report.model):
