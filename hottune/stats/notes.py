@@ -113,7 +113,7 @@ _TEXTS: dict[NoteCode, str] = {
     ),
     NoteCode.UNFINISHED: (
         "This study is not finished: {done}. Nothing is recommended before every arm was measured again; go "
-        "on with it: hottune studies resume {study}"
+        "on with it (hottune studies resume {study})."
     ),
     NoteCode.REDACTED: (
         "Names, addresses and folders were removed before this was shared. In commands, a bare file name "
