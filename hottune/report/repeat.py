@@ -67,7 +67,7 @@ def _pairs(words: list[str], model: ModelFile) -> Iterator[tuple[str, str]]:
         elif word in _PLACES | _LOCAL | {"--recipe"}:
             yield word, words[place] if place < len(words) else ""
             place += 1
-        elif not found and (word in names or Path(word).name in names) and not _is_value(words, place - 1):
+        elif not found and _is_model(words, place - 1, names):
             found = True
         elif word.startswith("-"):
             yield word, ""
@@ -75,9 +75,12 @@ def _pairs(words: list[str], model: ModelFile) -> Iterator[tuple[str, str]]:
             yield "", word
 
 
-def _is_value(words: list[str], place: int) -> bool:
-    """Whether a word that could be the model is the value of `--study`, which may be called the same."""
-    return place > 0 and words[place - 1] == "--study"
+def _is_model(words: list[str], place: int, names: set[str]) -> bool:
+    """Whether a word is the model: the first one, or one of its names that is not the study's name."""
+    word = words[place]
+    if place == 0:
+        return not word.startswith("-")
+    return (word in names or Path(word).name in names) and words[place - 1] != "--study"
 
 
 def _model(model: ModelFile) -> tuple[str, list[str]]:
