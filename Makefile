@@ -10,7 +10,7 @@ MATRIX ?= cpu
 SMOKE_RUN := demo --backend cpu --ceilings 25,50 --ubatches 64 --scale 0.05 --threads 1 --out build/bench-device.json
 
 .DEFAULT_GOAL := help
-.PHONY: bench-search help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-durability \
+.PHONY: bench-report bench-search help setup demo test lint device-unit device-sanitize test-device bench bench-device bench-durability \
   bench-verdicts clean
 
 help: ## show the targets
@@ -76,6 +76,10 @@ bench-durability: setup ## kill studies 200 times with kill -9 and compare (ARGS
 bench-verdicts: setup ## equal arms told apart, a gain of 5 % found? (minutes; ARGS="--real demo": real servers)
 	@echo "== controls of the verdicts"
 	$(BIN)/python -m bench.verdicts $(ARGS)
+
+bench-report: setup ## `hottune report` on a study of 2,000 trials, every format, and a browser opening the page
+	@echo "== report speed"
+	$(BIN)/python -m bench.report_speed $(ARGS)
 
 clean: ## remove .venv and local build output; the cache folder stays
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

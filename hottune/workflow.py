@@ -14,7 +14,7 @@ from hottune.machine.cooldown import LIMIT_S, QUICK_LIMIT_S
 from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.report import save
-from hottune.report.schema import ArmName, Replicate, Report, Roofline, WarningNote
+from hottune.report.schema import ArmName, Replicate, Report, WarningNote
 from hottune.search.baselines import BASELINES, first_baselines
 from hottune.search.confirm import HOT_ARMS, LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
 from hottune.search.journal import Journal
@@ -24,14 +24,16 @@ from hottune.search.structure import Start, foreseen
 from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
+from hottune.tasks.basis import Basis, note_basis
 from hottune.tasks.forecast import with_forecast
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import to_score
-from hottune.tasks.result import argv_and_env, make_report
+from hottune.tasks.result import argv_and_env
 from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
 from hottune.tasks.show import Meter, study_meter
+from hottune.tasks.stored import note_finished, report_of
 from hottune.tasks.surroundings import surroundings
 from hottune.tasks.warm import noted_hints
 
@@ -68,7 +70,8 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         clock = Clock(plan.config, journal)
         meter = study_meter(plan, journal, clock.deadline, ui)
         measure = (measuring or real_servers)(plan, meter)
-        notes = noted_surroundings(journal)
+        note_basis(plan, journal)
+        noted_surroundings(journal)
         hints = noted_hints(plan, journal, ui)
         roofline = noted_roofline(plan, journal, ui)
         plan = with_forecast(plan, roofline, hints.hit_curve())
@@ -77,7 +80,7 @@ def run_plan(plan: Plan, ui: Progress, measuring: Measuring | None = None) -> Re
         baseline(study, meter)
         search(plan, study, meter, clock)
         confirmed = confirm_arms(plan, study, meter, clock)
-        return report(plan, study, confirmed, notes, roofline, ui)
+        return report(plan, study, confirmed, ui)
 
 
 # --- tasks ---
@@ -129,21 +132,11 @@ def report(
     plan: Plan,
     study: Study,
     confirmed: Confirmed,
-    notes: list[WarningNote],
-    roofline: Roofline,
     ui: Progress,
 ) -> Report:
-    """Make the report and write its files."""
-    trials, seconds = study.journal.trials(), study.journal.seconds()
-    result = make_report(
-        plan,
-        trials,
-        confirmed,
-        seconds=seconds,
-        notes=notes,
-        roofline=roofline,
-        began_with=study.hints.origin,
-    )
+    """Make the report of what is stored of the study, and write its files."""
+    note_finished(study.journal, confirmed)
+    result = report_of(study.journal, Basis.of(plan))
     try:
         paths = save(result, plan.config.reports_dir)
     except OSError as error:
@@ -198,12 +191,11 @@ def announce(plan: Plan, journal: Journal, ui: Progress) -> None:
     ui.say(f"Study '{plan.name}'" + (f": goes on, {known} trials are kept." if known else ": new."))
 
 
-def noted_surroundings(journal: Journal) -> list[WarningNote]:
-    """Look at what else goes on here; a warning of an earlier session stays with the study."""
+def noted_surroundings(journal: Journal) -> None:
+    """Look at what else goes on here and keep it; a warning of an earlier session stays with the study."""
     kept = {one["code"]: WarningNote.model_validate(one) for one in journal.noted("surroundings") or []}
     kept |= {one.code: one for one in surroundings()}
     journal.note("surroundings", [one.model_dump() for one in kept.values()])
-    return list(kept.values())
 
 
 def real_servers(plan: Plan, meter: Meter) -> RealServers:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hottune.cli import common
+from hottune.cli.found import result_path
 from hottune.cli.options import Json
-from hottune.cli.report import result_path
 from hottune.errors import BadSettingError, NotComparableError, RegressionError
 from hottune.report.schema import Metric
 

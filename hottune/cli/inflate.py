@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from hottune.errors import BadSettingError
 from hottune.models.base_model import BaseModel as SmallModel
 from hottune.models.inflate import inflate
 from hottune.models.inflation import Inflation, card, caveats
-from hottune.models.resolve import load_model, resolve_model
+from hottune.models.resolve import hub_repo, load_model, resolve_model
 from hottune.models.shape import ModelFile
 from hottune.models.target import Recipe, Target, read_target, target_of_numbers, with_layers
 from hottune.progress import Progress
@@ -77,8 +78,10 @@ def inflate_command(
                 )
             target = read_target(like)
             target = with_layers(target, layers) if layers else target
+            named = like if hub_repo(like) is not None else Path(like).name  # not where it lies here
+            said = ["--like", named, *(["--layers", str(layers)] if layers else [])]
         else:
-            width = embd or 2048
+            width, recipe = embd or 2048, quant or Recipe.Q4_K_M
             target = target_of_numbers(
                 n_layers=layers or 48,
                 n_experts=experts or 128,
@@ -88,14 +91,31 @@ def inflate_command(
                 q_width=_HEAD_DIM * (heads or max(4, width // 64)),
                 kv_width=_HEAD_DIM * (kv_heads or 4),
                 n_vocab=vocab or 0,
-                recipe=quant or Recipe.Q4_K_M,
+                recipe=recipe,
             )
-        done = _inflate(base, out.absolute(), target, progress)
+            said = _numbers(target, recipe)
+        done = _inflate(base, out.absolute(), replace(target, options=tuple(said)), progress)
         if json_output:
             common.emit_json(done)
         else:
             typer.echo(done.model.path)
             _explain(done)
+
+
+def _numbers(target: Target, recipe: Recipe) -> list[str]:
+    """Return the options that ask for a target, those that were left at their defaults, too."""
+    found = {
+        "--layers": target.n_layers,
+        "--experts": target.n_experts,
+        "--used": target.n_used,
+        "--embd": target.n_embd,
+        "--ff": target.n_ff,
+        "--heads": target.q_width // _HEAD_DIM,
+        "--kv-heads": target.kv_width // _HEAD_DIM,
+        "--quant": recipe.value,
+    }
+    found |= {"--vocab": target.n_vocab} if target.n_vocab else {}
+    return [str(word) for pair in found.items() for word in pair]
 
 
 def _inflate(base: str, out: Path, target: Target, progress: Progress) -> Inflated:

@@ -130,6 +130,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result and errors.")]
 
 
+Link = Annotated[
+    str, typer.Option(metavar="URL", help="Address of the result file, for Markdown.", show_default=False)
+]
+
+
+def checked_link(link: str) -> None:
+    """Take only a link that ends where it should in Markdown.
+
+    Raises:
+        BadSettingError: it does not.
+    """
+    if link and not re.fullmatch(r"https?://[^\s()<>\[\]|]+", link):
+        raise BadSettingError(
+            f"--link {link} is no address.", next_step="Give one like https://example.org/r.json."
+        )
+
+
 def engine_options(
     *,
     backend: Backend | None,

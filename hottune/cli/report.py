@@ -1,8 +1,7 @@
-"""`hottune report`: render the result of a study again, in any format."""
+"""`hottune report`: render what a study measured again, in any format, from what is stored of it alone."""
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,45 +10,60 @@ import typer
 from rich.text import Text
 
 from hottune.cli import common
-from hottune.errors import BadSettingError, StudyNotFoundError
-from hottune.report import Format, load, render
-from hottune.report.store import file_stem, write_text
+from hottune.cli.found import found_endpoint, found_report
+from hottune.cli.options import Link, checked_link
+from hottune.errors import BadSettingError
+from hottune.report import Format, render, render_bytes
+from hottune.report.endpoint import EndpointResult
+from hottune.report.store import write_bytes
 
 
 def report(
-    study: Annotated[str, typer.Argument(help="A study's name, or the path of a result file (.json).")],
+    study: Annotated[
+        str,
+        typer.Argument(help="A study's name, its .db file, or a result file (.json)."),
+    ],
     format: Annotated[
         Format, typer.Option("--format", "-f", help="How to render it.", case_sensitive=False)
     ] = Format.TERMINAL,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of the screen.")
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Optuna storage that has the study. Default: ./studies, ./reports."),
+    ] = None,
+    link: Link = "",
     json_output: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
-    """Render the result of a study again, in any format."""
+    """Render a study again, in any format, also one that is not finished.
+
+    What is stored of the study is enough: neither engine nor model nor ./reports need to be here.
+    """
     chosen = Format.JSON if json_output else format
     with common.handled(json_output=chosen is Format.JSON):
-        text = _rendered(result_path(study), chosen, color=False if output else None)
-        if output is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            return
-        try:
-            write_text(output, text)
-        except OSError as error:
+        checked_link(link)
+        if chosen.is_binary and output is None and sys.stdout.isatty():
             raise BadSettingError(
-                f"{output} cannot be written: {error.strerror}.", next_step="Give another --output."
-            ) from error
-        common.console().print(Text(f"Wrote {output}"), soft_wrap=True)
+                f"{chosen.value} is no text, and standard output is a terminal.",
+                next_step=f"Add --output, say: --output {Path(study).stem}.{chosen.value}",
+            )
+        endpoint = None if storage else found_endpoint(study)
+        if endpoint is not None and chosen in (Format.TERMINAL, Format.JSON):
+            data = _endpoint_text(endpoint, chosen).encode()
+        elif chosen.is_binary or output is not None:
+            data = render_bytes(found_report(study, storage), chosen, link=link)
+        else:
+            data = render(found_report(study, storage), chosen, link=link).encode()
+        if output is not None:
+            _write(output, data)
+        else:
+            sys.stdout.buffer.write(data)
+        sys.stdout.flush()
 
 
-def _rendered(path: Path, format: Format, *, color: bool | None) -> str:
-    """Render a result; one of an endpoint is a table or its own JSON."""
-    from hottune.report.endpoint import load_endpoint
-
-    endpoint = load_endpoint(path)
-    if endpoint is None or format not in (Format.TERMINAL, Format.JSON):
-        return render(load(path), format, color=color)
+def _endpoint_text(endpoint: EndpointResult, format: Format) -> str:
+    """Render the result of an endpoint: a table or its own JSON."""
     if format is Format.JSON:
         return endpoint.model_dump_json(indent=2) + "\n"
     from hottune.cli.endpoint import text
@@ -57,25 +71,11 @@ def _rendered(path: Path, format: Format, *, color: bool | None) -> str:
     return text(endpoint)
 
 
-def result_path(study: str) -> Path:
-    """Return the result file that an argument means: the path itself, or the study's in the reports folder.
-
-    Raises:
-        StudyNotFoundError: neither exists; the message names what is there.
-    """
-    given = Path(study).expanduser()
-    if given.is_file():
-        return given
-    folder = common.reports_dir()
-    found = folder / f"{file_stem(study)}.json"
-    if found.is_file():
-        return found
-    there = sorted(path.stem for path in folder.glob("*.json"))
-    near = difflib.get_close_matches(study, there, n=3) or there[:5]
-    raise StudyNotFoundError(
-        f"There is no result file {study} and no report of a study named '{study}' in {folder}.",
-        "A study has a report once `hottune run` has finished it.",
-        f"Reports here: {', '.join(near)}."
-        if near
-        else "Run `hottune run MODEL` first, or give a .json file.",
-    )
+def _write(output: Path, data: bytes) -> None:
+    try:
+        write_bytes(output, data)
+    except OSError as error:
+        raise BadSettingError(
+            f"{output} cannot be written: {error.strerror}.", next_step="Give another --output."
+        ) from error
+    common.console().print(Text(f"Wrote {output}"), soft_wrap=True)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hottune.cli import options
 from hottune.cli.common import cache_dir, console, emit_json, handled, make_progress, studies_dir
-from hottune.cli.report import result_path
+from hottune.cli.found import result_path
 from hottune.cli.run import close
 from hottune.engine.build import BuildOptions
 from hottune.errors import StudyNotFoundError

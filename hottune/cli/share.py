@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli import common
-from hottune.cli.report import result_path
+from hottune.cli.found import found_report
+from hottune.cli.options import Link, checked_link
 from hottune.errors import BadSettingError
-from hottune.report import load, save
+from hottune.report import save
 from hottune.report.private_text import Identity
 from hottune.report.redact import Redaction, redact
 from hottune.report.schema import Report
@@ -28,11 +29,13 @@ SHOWN = 150
 
 
 def share(
-    study: Annotated[str, typer.Argument(help="A study's name, or the path of a result file (.json).")],
+    study: Annotated[str, typer.Argument(help="A study's name, its .db file, or a result file (.json).")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder to write to. Default: ./share.", show_default=False),
     ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Also write the main chart as a picture.")] = False,
+    link: Link = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print what was replaced and written as JSON.")
@@ -44,14 +47,15 @@ def share(
     stay. Without --yes it asks first, and where nobody can be asked, it only shows.
     """
     with common.handled(json_output=json_output):
-        source = result_path(study)
-        before = load(source)
+        checked_link(link)
+        before = found_report(study)
         redaction = redact(before, this_identity())
         folder = out or Path.cwd() / "share"
-        _require_other_file(source, folder, redaction.report)
+        _require_other_file(Path(study).expanduser(), folder, redaction.report)
         if not json_output:
             _show(before, redaction)
-        written = _write(redaction.report, folder) if yes or _agreed(folder, json_output) else []
+        agreed = yes or _agreed(folder, json_output)
+        written = _write(redaction.report, folder, png, link) if agreed else []
         if json_output:
             common.emit_json(_facts(before, redaction, written))
             return
@@ -73,10 +77,11 @@ def this_identity() -> Identity:
 
 
 def _require_other_file(source: Path, folder: Path, report: Report) -> None:
-    if (folder / f"{file_stem(report.study)}.json").resolve() == source.resolve():
+    target = (folder / f"{file_stem(report.study)}.json").resolve()
+    if target.parent == common.reports_dir().resolve() or target == source.resolve():
         raise BadSettingError(
             f"--out {folder} would replace the result itself by its redacted copy.",
-            "The result lies in that folder, under the same name.",
+            "Results lie in that folder, under the same name.",
             "Give another --out.",
         )
 
@@ -93,9 +98,9 @@ def _can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _write(report: Report, folder: Path) -> list[Path]:
+def _write(report: Report, folder: Path, png: bool, link: str) -> list[Path]:
     try:
-        return save(report, folder)
+        return save(report, folder, png=png, link=link)
     except OSError as error:
         raise BadSettingError(
             f"The folder {folder} cannot be written: {error.strerror}.", next_step="Give another --out."

@@ -140,7 +140,7 @@ def _one(name: str | None, storage: str | None) -> tuple[str, str | None]:
     from hottune.search.catalogue import find, summaries
 
     if name is not None:
-        return find(name, _urls(storage)).storage, name
+        return find(name, _urls(storage))[1], name
     if storage is not None:
         return storage, None
     found = summaries(_urls(None))

@@ -231,6 +231,7 @@ class _Plan:
             like_expert_bytes=like_experts,
             other_bytes=sum(tensor.n_bytes for tensor in tensors) - expert_bytes,
             like_other_bytes=sum(tensor.n_bytes for tensor in target.tensors) - like_experts,
+            options=target.options,
             sentence=sentence(base_name, target.name, len(repeats), target.n_layers, unlike),
         )
 

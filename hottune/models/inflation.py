@@ -34,6 +34,9 @@ class Inflation(BaseModel):
     other_bytes: int = Field(description="bytes of everything else here")
     like_other_bytes: int = Field(description="bytes of everything else there; 0 = made from numbers")
     sentence: str = Field(description="one or two sentences for reports")
+    options: tuple[str, ...] = Field(
+        default=(), description="options of `hottune models inflate` that make it; of a file its name alone"
+    )
 
 
 def inflation_of(header: GgufHeader) -> Inflation | None:

@@ -61,6 +61,7 @@ class Target:
         tensors: of the model it is like, to say what was not carried over; empty when made from numbers.
         source_layers: for each layer, which layer of that model it stands for.
         remarks: what is not as in that model, beside tensors.
+        options: of the command that asked for this.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Target:
     tensors: tuple[TensorInfo, ...] = ()
     source_layers: tuple[int, ...] = ()
     remarks: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = field(default=())
 
 
 def read_target(argument: str) -> Target:

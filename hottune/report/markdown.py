@@ -1,4 +1,4 @@
-"""The report as Markdown that pastes into a forum: the table first, one screen, exact commands."""
+"""The long report as Markdown: every number that a reader may ask for. The short one is `forum`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 
 from hottune.engine.argv import shell_command
 from hottune.report import beside, setup, verdicts, wording
+from hottune.report.names import file_stem
+from hottune.report.repeat import repeat
 from hottune.report.schema import Report
 
 # An underscore inside a word (Q4_K_M) never starts emphasis, so it stays readable in the source.
@@ -15,6 +17,9 @@ _COLUMNS = ("arm", "placement", "outcome", "prefill tok/s", "decode tok/s", "TTF
 
 class MarkdownRenderer:
     """Renders GitHub-flavoured Markdown that Reddit shows as well (tables, lists, fenced code)."""
+
+    def __init__(self, link: str = "") -> None:
+        self._link = link
 
     def render(self, report: Report) -> str:
         """Return the report as Markdown."""
@@ -40,7 +45,7 @@ class MarkdownRenderer:
         blocks += [_titled("Proof that it was on", [escape(line) for line in setup.proof(report)])]
         warnings = [escape(text) for text in wording.warnings(report)]
         blocks += [_titled("Warnings", warnings)]
-        blocks += [_commands(report)]
+        blocks += [_commands(report), result_line(report, self._link)]
         return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -135,11 +140,23 @@ def _comparisons(report: Report) -> str:
 
 
 def _commands(report: Report) -> str:
-    lines = ["# this report", report.command]
+    lines = ["# this report", report.command, "", "# again, in a fresh clone of hottune", *repeat(report)]
     if report.winner:
         lines += ["", f"# serve the recommendation ({report.winner.arm})", report.winner.command]
     for arm in report.arms:
         lines += ["", f"# {arm.name}, as it was measured", shell_command(arm.argv, arm.env)]
+    return f"**Commands**\n\n{fenced(lines)}"
+
+
+def fenced(lines: list[str]) -> str:
+    """Return lines as a block of shell commands that no backtick in them closes."""
     body = "\n".join(lines)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", body)), default=0))
-    return f"**Commands**\n\n{fence}sh\n{body}\n{fence}"
+    return f"{fence}sh\n{body}\n{fence}"
+
+
+def result_line(report: Report, link: str) -> str:
+    """Return where the result file is: under a link, else its name."""
+    name = f"{file_stem(report.study)}.json"
+    where = f"[{escape(name)}]({link})" if link else escape(name)
+    return f"Result file with every raw sample: {where}. Made with hottune {escape(report.hottune_version)}."

@@ -226,9 +226,10 @@ class Confirmation(_Model):
 
     rounds: int = Field(description="rounds that were measured, the last one perhaps not to its end")
     level: float = Field(description="confidence level of intervals and verdicts, 0 to 1")
-    ended: Literal["fixed", "precise", "most", "time"] = Field(
+    ended: Literal["fixed", "precise", "most", "time", "interrupted"] = Field(
         description="fixed: so many rounds were asked for; precise: every deciding interval was within ±3 %; "
-        "most: it was not, after the most rounds; time: the time budget ended"
+        "most: it was not, after the most rounds; time: the time budget ended; interrupted: it goes on when "
+        "the study is resumed"
     )
 
 

@@ -67,6 +67,30 @@ def _other(engine: OtherEngine) -> str:
     return f"{engine.label}, {engine.backend.value}, {engine.compiler} ({source}; {' '.join(engine.options)})"
 
 
+def short_setup(report: Report) -> list[tuple[str, str]]:
+    """Return the same as posts in a forum give it, a few words a line."""
+    full = dict(setup(report))
+    engine, cpu = report.engine, report.machine.cpu
+    threads = _by_arm(report, lambda item: str(item.threads))
+    return [
+        ("GPU", full["GPU"] + (_ballast(report) and f"; {_ballast(report).removeprefix('; ')}")),
+        ("CPU", f"{cpu.name}, {cpu.physical_cores} cores, threads {threads}"),
+        ("RAM", f"{_mib(report.machine.ram_total_mib)}{_ram(report)}"),
+        ("Model", full["Model"]),
+        ("Quant", full["Experts"]),
+        ("KV, context", full["KV and context"]),
+        ("ubatch", _by_arm(report, lambda item: str(item.ubatch))),
+        ("Workload", full["Workload"]),
+        ("Runs", full["Runs"]),
+        ("Software", f"llama.cpp {engine.llama_build} ({engine.backend.value}), hottune {full['hottune']}"),
+        *((other.name, _other(other)) for other in report.other_engines),
+    ]
+
+
+def _ram(report: Report) -> str:
+    return f", {report.machine.ram_speed}" if report.machine.ram_speed else ""
+
+
 def _kind(model: ModelFile) -> str:
     if model.inflated is not None:
         return f", {model.inflated.base} inflated to the shape of {model.inflated.like}"

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from hottune.report.interface import Format, render
+from hottune.report.interface import Format, render_bytes
+from hottune.report.names import file_stem
 from hottune.report.schema import Report
 
-
-def file_stem(study: str) -> str:
-    """Return a study's name as a safe file name: nothing that leaves the folder or hides the file."""
-    return re.sub(r"[^\w.+-]+", "-", study).strip("-.") or "study"
+__all__ = ["file_stem", "save", "write_bytes"]
 
 
-def save(report: Report, folder: Path) -> list[Path]:
+def save(report: Report, folder: Path, *, png: bool = False, link: str = "") -> list[Path]:
     """Write `<study>.json`, `.md` and `.html` into the folder, which is created, and return their paths.
 
     Each file is replaced whole or not at all.
+
+    Args:
+        report: what to write.
+        folder: where.
+        png: also write `<study>.png`, the main chart.
+        link: address of the result file, for the Markdown; "" = its name alone.
     """
-    stem = file_stem(report.study)
     formats = {"json": Format.JSON, "md": Format.MARKDOWN, "html": Format.HTML}
+    formats |= {"png": Format.PNG} if png else {}
+    stem = file_stem(report.study)
     return [
-        write_text(folder / f"{stem}.{ending}", render(report, format)) for ending, format in formats.items()
+        write_bytes(folder / f"{stem}.{ending}", render_bytes(report, format, link=link))
+        for ending, format in formats.items()
     ]
 
 
-def write_text(path: Path, text: str) -> Path:
+def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file so that a reader, or a crash, never sees half of it; return the path.
 
     Raises:
@@ -37,8 +42,8 @@ def write_text(path: Path, text: str) -> Path:
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -147,6 +147,12 @@ def best_baseline(report: Report) -> ArmName | None:
     return next((arm.versus_arm for arm in report.arms if arm.versus_arm), None)
 
 
+def metric(report: Report) -> Metric:
+    """Return which change decides what is recommended; of a Pareto front, the turn does."""
+    said = report.objective.partition(" (")[0]
+    return {"decode_tok_s": "decode", "prefill_tok_s": "prefill"}.get(said, "turn")  # type: ignore[return-value]
+
+
 def winner_arm(report: Report) -> Arm | None:
     """Return the arm that the report recommends."""
     return next((arm for arm in report.arms if report.winner and arm.name == report.winner.arm), None)
@@ -171,6 +177,8 @@ def answer(report: Report) -> Answer:
             return Answer(
                 "A benchmark", "Each row has a ceiling of its own; the table beside the file says which."
             )
+        if note := next((one for one in report.warnings if one.code == "unfinished"), None):
+            return Answer("Not finished", note.text.strip().rstrip(".") + ".")
         return Answer("No recommendation", "No arrangement could be measured; the outcomes below say why.")
     changes = "; ".join(f"{METRIC_WORDS[metric]} {change(item)}" for metric, item in versus(arm).items())
     against = f"Against {arm.versus_arm}: {changes}." if changes and arm.versus_arm != arm.name else ""
@@ -259,6 +267,7 @@ def confirmation(report: Report) -> list[str]:
         "precise": "then every interval that decides was within ±3%",
         "most": "the most without --replicates; not every interval that decides was within ±3% by then",
         "time": "then the time budget ended",
+        "interrupted": "then it was interrupted",
     }[found.ended]
     rounds = f"{found.rounds} round{'s' * (found.rounds != 1)}"
     return [f"measured again in {rounds} of fresh servers: {why}; intervals at {found.level * 100:.3g}%"]
@@ -306,5 +315,5 @@ def is_virtual(report: Report) -> bool:
 
 
 def warnings(report: Report) -> list[str]:
-    """Return the text of each warning; the virtual GPU has its own place at the top."""
-    return [note.text for note in report.warnings if note.code != "virtual-gpu"]
+    """Return the text of each warning; what stands at the top (virtual GPU, not finished) is left out."""
+    return [note.text for note in report.warnings if note.code not in ("virtual-gpu", "unfinished")]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
+from optuna.study._frozen import FrozenStudy
 
 from hottune.errors import StudyNotFoundError
 from hottune.search.attributes import facts
@@ -41,10 +42,11 @@ def summaries(urls: Sequence[str]) -> list[Summary]:
     for url in urls:
         storage = open_storage(url)
         with storage_errors(url):
-            studies = {one.study_name: facts(one) for one in storage.get_all_studies()}
-            for name, known in studies.items():
-                if "identity" not in known or name.endswith(CONFIRM):
+            studies = {one.study_name: one for one in storage.get_all_studies()}
+            for name, one in studies.items():
+                if not _is_ours(one):
                     continue
+                known = facts(one)
                 trials = _ended(name, storage)
                 found.append(
                     Summary(
@@ -68,28 +70,46 @@ def reopen(name: str, urls: Sequence[str]) -> Journal:
         StudyNotFoundError: no storage has it; the message names what there is.
         StorageError: a storage cannot be read.
     """
-    one = find(name, urls)
-    return Journal(name, one.storage, Objective(one.objective), settle=False)
+    one, url = find(name, urls)
+    objective = Objective(json.loads(facts(one)["config"])["objective"])
+    return Journal(name, url, objective, settle=False, storage=open_storage(url))
 
 
-def find(name: str, urls: Sequence[str]) -> Summary:
-    """Return what is known of an existing study.
+def find(name: str, urls: Sequence[str]) -> tuple[FrozenStudy, str]:
+    """Return an existing study as it is stored, and the storage that has it.
 
     Raises:
         StudyNotFoundError: no storage has it; the message names what there is.
         StorageError: a storage cannot be read.
     """
-    known = summaries(urls)
-    for one in known:
-        if one.name == name:
-            return one
-    names = [one.name for one in known]
+    names: list[str] = []
+    for url in urls:
+        with storage_errors(url):
+            there = {one.study_name: one for one in open_storage(url).get_all_studies() if _is_ours(one)}
+        if name in there:
+            return there[name], url
+        names += there
     near = difflib.get_close_matches(name, names, n=3) or names[:5]
     raise StudyNotFoundError(
         f"There is no study '{name}' here.",
         "Studies are kept in ./studies of the folder that hottune ran in, unless --storage was given.",
         f"Here: {', '.join(near)}." if near else "Begin one: hottune run demo",
     )
+
+
+def names_in(url: str) -> list[str]:
+    """Return the names of hottune's studies in a storage.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with storage_errors(url):
+        return sorted(one.study_name for one in open_storage(url).get_all_studies() if _is_ours(one))
+
+
+def _is_ours(study: FrozenStudy) -> bool:
+    """Tell a study with its set-up from its confirm stage, and from those of other programs."""
+    return "identity" in facts(study) and not study.study_name.endswith(CONFIRM)
 
 
 def _ended(name: str, storage: optuna.storages.BaseStorage) -> list[optuna.trial.FrozenTrial]:

@@ -29,8 +29,8 @@ LEAST_ROUNDS = 3
 HOT_ARMS: tuple[ArmName, ...] = ("hot", "hot-2", "hot-3")
 
 #: Why the stage ended: so many rounds were asked for; all deciding intervals were narrow; they were not after
-#: the most rounds; the time was up.
-Ended = Literal["fixed", "precise", "most", "time"]
+#: the most rounds; the time was up; it did not come to its end yet.
+Ended = Literal["fixed", "precise", "most", "time", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def confirm(
     journal: Journal,
     placements: Mapping[ArmName, Placement],
     rounds: Rounds,
-    measure: Measure,
+    measure: Measure | None,
     *,
     spent: Callable[[], bool] = lambda: False,
     watch: Watch = lambda arm, placement, replicate: None,
@@ -84,7 +84,7 @@ def confirm(
         journal: where replicates are kept; a killed process loses only the one that ran.
         placements: what to measure again, by arm.
         rounds: replicates of each arm.
-        measure: starts a fresh server and measures a placement in it.
+        measure: starts a fresh server and measures a placement in it; None only reads what there is.
         spent: says that the time is up; asked before each round from the fourth on that is not yet measured.
         watch: told about every replicate, also about those that were kept.
     """
@@ -101,6 +101,9 @@ def confirm(
             ended = "precise"
             break
         if position not in done:
+            if measure is None:
+                ended = "interrupted"
+                break
             if place == 0 and round_number >= LEAST_ROUNDS and spent():
                 ended = "time"
                 break

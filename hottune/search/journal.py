@@ -60,6 +60,7 @@ class Journal:
         worker: str = "",
         unsaved_path: Path | None = None,
         say: Say = lambda line: None,
+        storage: Storage | None = None,
     ) -> None:
         """Open or create the study.
 
@@ -74,6 +75,7 @@ class Journal:
             worker: name of this process among those that work on the study.
             unsaved_path: file for measurements that the storage does not take; None = nowhere.
             say: told what is waited for.
+            storage: where it is open already.
 
         Raises:
             StorageError: the storage cannot be used.
@@ -88,7 +90,7 @@ class Journal:
         self._seed = seed
         self._attempt = (0, 0)
         self._recorder = Recorder(self.shared, unsaved_path, say)
-        storage = open_storage(url)
+        storage = storage or open_storage(url)
         with storage_errors(url):
             self._study, self.created = self._open(storage, name)
             confirm, _ = self._open(storage, name + CONFIRM)

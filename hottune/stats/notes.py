@@ -33,6 +33,7 @@ class NoteCode(StrEnum):
     BALLAST = "ballast"
     LIMIT_BROKEN = "limit-broken"
     REDACTED = "redacted"
+    UNFINISHED = "unfinished"
 
 
 #: Text of each note: what is the matter, then what to do. Names in braces are the facts it needs.
@@ -109,6 +110,10 @@ _TEXTS: dict[NoteCode, str] = {
     ),
     NoteCode.LIMIT_BROKEN: (
         "Arm '{arm}' breaks a limit of this study: {what}. {effect}; loosen the limit if it asks too much."
+    ),
+    NoteCode.UNFINISHED: (
+        "This study is not finished: {done}. Nothing is recommended before every arm was measured again; go "
+        "on with it (hottune studies resume {study})."
     ),
     NoteCode.REDACTED: (
         "Names, addresses and folders were removed before this was shared. In commands, a bare file name "

@@ -6,6 +6,7 @@ from hottune.machine.cooldown import Cooled
 from hottune.machine.probe import link
 from hottune.outcomes import DuringRun, MachineState, Measurement, Outcome
 from hottune.stats import NoteCode, note
+from hottune.tasks.basis import Basis
 from hottune.tasks.prepare import Plan
 from hottune.units import MIB, format_bytes
 
@@ -36,7 +37,7 @@ def with_before(outcome: Outcome, before: Cooled) -> Outcome:
     return outcome.model_copy(update={"machine_state": known})
 
 
-def condition_notes(plan: Plan, found: list[Measurement]) -> list[tuple[str, str]]:
+def condition_notes(plan: Plan | Basis, found: list[Measurement]) -> list[tuple[str, str]]:
     """Return warnings about the machine while these were measured, in the order in which they were."""
     states = [one.machine_state for one in found if one.machine_state is not None]
     during = [state.during for state in states if state.during is not None]
@@ -47,7 +48,9 @@ def condition_notes(plan: Plan, found: list[Measurement]) -> list[tuple[str, str
     return notes
 
 
-def _gpu_notes(plan: Plan, states: list[MachineState], during: list[DuringRun]) -> list[tuple[str, str]]:
+def _gpu_notes(
+    plan: Plan | Basis, states: list[MachineState], during: list[DuringRun]
+) -> list[tuple[str, str]]:
     notes = []
     device = plan.gpu.name
     if throttled := _throttled(during):

@@ -22,6 +22,7 @@ from hottune.models.shape import ModelFile, MoeShape
 from hottune.placement import LoadMode, Placement
 from hottune.progress import NoProgress, Progress
 from hottune.search import space as spaces
+from hottune.search.correction import NeedMib
 from hottune.search.objective import Limits
 from hottune.search.space import Space
 from hottune.tasks.fingerprint import fingerprint
@@ -171,11 +172,6 @@ def plan(
             f"--keep-free {config.keep_free_mib:.0f} MiB leaves nothing of a {ceiling_mib:.0f} MiB ceiling.",
             next_step="Give a lower --keep-free, or a higher --vram.",
         )
-    overhead_mib = 0.0 if gpu.virtual else CONTEXT_OVERHEAD_MIB
-
-    def need_mib(placement: Placement) -> float:
-        return estimate(model.shape, placement, overhead_mib=overhead_mib).vram_mib
-
     space = spaces.plan(
         model.shape,
         base,
@@ -183,12 +179,22 @@ def plan(
         ubatches=ubatches,
         bypasses=BYPASSES,
         threads=_useful_threads(config, machine),
-        need_mib=need_mib,
+        need_mib=memory_need(model.shape, gpu),
     )
     if config.quick and not config.ubatches:
         space = _one_ubatch(space)
     _require_ram(model, machine, base)
     return Plan(config, engine, model, machine, gpu, ceiling_mib, workload, space, forks=forks)
+
+
+def memory_need(shape: MoeShape, gpu: Gpu) -> NeedMib:
+    """Return what tells the VRAM that a placement needs, MiB, as far as the header says it."""
+    overhead_mib = 0.0 if gpu.virtual else CONTEXT_OVERHEAD_MIB
+
+    def need_mib(placement: Placement) -> float:
+        return estimate(shape, placement, overhead_mib=overhead_mib).vram_mib
+
+    return need_mib
 
 
 def engine_for_show(config: RunConfig) -> EngineBuild:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
-import hottune
 from hottune.engine.argv import Serving, server_command, shell_command
 from hottune.engine.forks.command import Unmapped, fork_command
 from hottune.errors import NothingMeasuredError
@@ -33,6 +32,7 @@ from hottune.search.objective import Objective
 from hottune.stats import Contest, NoteCode, PairedChange, first_run_slower, note, outliers, paired_change
 from hottune.tasks.account import account
 from hottune.tasks.against import against_engines, as_change
+from hottune.tasks.basis import Basis
 from hottune.tasks.cold import with_cold_start
 from hottune.tasks.conditions import condition_notes
 from hottune.tasks.limited import Replicates, eligible, limit_notes
@@ -46,10 +46,11 @@ SERVE_PORT = 8080
 
 
 def make_report(
-    plan: Plan,
+    basis: Basis,
     trials: list[Trial],
     confirmed: Confirmed,
     *,
+    created: datetime,
     seconds: float,
     notes: list[WarningNote],
     roofline: Roofline | None = None,
@@ -57,61 +58,68 @@ def make_report(
 ) -> Report:
     """Put everything that was found out into the result schema.
 
+    Of a study whose confirm stage was interrupted, nothing is recommended.
+
     Raises:
-        NothingMeasuredError: no arm has a measurement.
+        NothingMeasuredError: no arm has a measurement; of an interrupted study: no trial has.
     """
-    objective = plan.config.objective
-    searched = candidates(trials, objective, plan.config.top_wanted, plan.limits)
-    engines = [fork.name for fork in plan.forks]
+    objective = basis.config.objective
+    searched = candidates(trials, objective, basis.config.top_wanted, basis.limits)
+    unfinished = confirmed.ended == "interrupted"
+    engines = [fork.name for fork in basis.forks]
     names: tuple[ArmName, ...] = (*BASELINES, *engines, *HOT_ARMS)
-    arms = [arm for name in names if (arm := _arm(plan, name, trials, searched, confirmed))]
+    arms = [arm for name in names if (arm := _arm(basis, name, trials, searched, confirmed))]
     measured = {arm.name: measurements(arm.replicates) for arm in arms if arm.outcome == "measurement"}
-    if not measured:
+    if not measured and not (unfinished and searched):
         raise NothingMeasuredError(
-            f"No placement of {plan.model.name} could be measured.",
+            f"No placement of {basis.model.name} could be measured.",
             "; ".join(f"{arm.name}: {arm.outcome} ({arm.detail})" for arm in arms)[:800],
-            f"The outcomes are in the study '{plan.name}': hottune studies show {plan.name}",
+            f"The outcomes are in the study '{basis.study}': hottune studies show {basis.study}",
         )
     replicates = {arm.name: arm.replicates for arm in arms if arm.name in measured}
     contests = {metric: contest(replicates, Objective(metric), confirmed.level) for metric in METRICS}
-    allowed = eligible(replicates, plan.limits)
+    allowed = eligible(replicates, basis.limits)
     decides = contest(allowed, Objective(objective.metric), confirmed.level)
     best = decides.best_baseline or contests[objective.metric].best_baseline
     rows = with_quality(_compared(arms, contests, best, measured, engines))
     machine = roofline.bandwidths if roofline else None
-    rows = [with_bound(with_cold_start(arm), plan.model.shape, plan.workload, machine) for arm in rows]
-    winner = _winner(plan, rows, decides)
-    rows, faster = against_engines(rows, replicates, winner.arm, objective.metric, confirmed.level)
-    winner = winner.model_copy(update={"faster_engines": faster})
+    rows = [with_bound(with_cold_start(arm), basis.model.shape, basis.workload, machine) for arm in rows]
+    winner = None if unfinished else _winner(basis, rows, decides)
+    if winner is not None:
+        rows, faster = against_engines(rows, replicates, winner.arm, objective.metric, confirmed.level)
+        winner = winner.model_copy(update={"faster_engines": faster})
+    found = [*_warnings(basis, rows), *_limits(replicates, basis)]
+    if unfinished:
+        found.append(_unfinished(basis, trials, confirmed))
     return Report(
-        hottune_version=hottune.__version__,
-        created=datetime.now(UTC),
-        command=plan.config.command,
-        study=plan.name,
-        objective=objective.describe(plan.workload.name),
-        ceiling_mib=plan.ceiling_mib,
-        ballast=plan.ballast.facts if plan.ballast else None,
-        model=plan.model,
-        machine=plan.machine.model_copy(update={"gpus": (plan.gpu,)}) if plan.gpu.virtual else plan.machine,
-        engine=plan.engine,
-        other_engines=[fork.facts for fork in plan.forks],
-        workload=plan.workload,
+        hottune_version=basis.hottune_version,
+        created=created,
+        command=basis.config.command,
+        study=basis.study,
+        objective=objective.describe(basis.workload.name),
+        ceiling_mib=basis.ceiling_mib,
+        ballast=basis.ballast,
+        model=basis.model,
+        machine=basis.seen_machine,
+        engine=basis.engine,
+        other_engines=[fork.facts for fork in basis.forks],
+        workload=basis.workload,
         arms=rows,
         winner=winner,
         confirmation=_confirmation(confirmed),
         trials=trials,
-        account=account(plan.space, trials, objective),
-        warnings=[*notes, *_warnings(plan, rows), *_limits(replicates, plan)],
+        account=account(basis.memory, trials, objective),
+        warnings=[*notes, *found],
         roofline=roofline,
-        min_prefill_tok_s=plan.limits.min_prefill_tok_s,
-        keep_free_mib=plan.limits.headroom_mib,
+        min_prefill_tok_s=basis.limits.min_prefill_tok_s,
+        keep_free_mib=basis.limits.headroom_mib,
         began_with=list(began_with),
         seconds=seconds,
     )
 
 
 def argv_and_env(
-    plan: Plan, placement: Placement, port: int, serving: Serving | None = None
+    plan: Plan | Basis, placement: Placement, port: int, serving: Serving | None = None
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command line of a placement's server and the variables hottune adds.
 
@@ -151,7 +159,7 @@ def measurements(replicates: list[Replicate]) -> list[Measurement]:
 
 
 def _arm(
-    plan: Plan,
+    basis: Basis,
     name: ArmName,
     trials: list[Trial],
     searched: Mapping[ArmName, Trial],
@@ -163,7 +171,7 @@ def _arm(
     if trial is None:
         return None
     placement = confirmed.placements.get(name, trial.placement)
-    argv, env = argv_and_env(plan, placement, plan.config.port or SERVE_PORT)
+    argv, env = argv_and_env(basis, placement, basis.config.port or SERVE_PORT)
     replicates = confirmed.replicates.get(name, [])
     found = measurements(replicates)
     row = Arm(
@@ -179,7 +187,8 @@ def _arm(
     if not found:
         ended = next((one.outcome for one in reversed(replicates)), trial.outcome)
         if isinstance(ended, Measurement):  # the stage was cut short before this arm's turn
-            return row.model_copy(update={"outcome": "not_confirmed", "detail": "not measured again"})
+            detail = f"not measured again; in the search, {_speeds(ended)}"
+            return row.model_copy(update={"outcome": "not_confirmed", "detail": detail})
         return row.model_copy(update={"outcome": ended.kind, "detail": ended.detail})
     hits = [one.hit_rate for one in found if one.hit_rate is not None]
     return row.model_copy(
@@ -192,6 +201,13 @@ def _arm(
             "vram_source": found[0].vram_source,
             "hit_rate": fmean(hits) if hits else None,
         }
+    )
+
+
+def _speeds(found: Measurement) -> str:
+    return (
+        f"decode {found.decode_tok_s:.4g} tok/s, prefill {found.prefill_tok_s:.4g} tok/s, "
+        f"turn {found.turn_s:.3g} s"
     )
 
 
@@ -266,7 +282,7 @@ def change_of(
     )
 
 
-def _winner(plan: Plan, rows: list[Arm], decides: Contest) -> Winner:
+def _winner(basis: Basis, rows: list[Arm], decides: Contest) -> Winner:
     by_name: dict[str, Arm] = {row.name: row for row in rows if row.outcome == "measurement"}
     advice = decides.advise()
     if advice is None:
@@ -275,33 +291,41 @@ def _winner(plan: Plan, rows: list[Arm], decides: Contest) -> Winner:
         reason = f"{chosen.name}: no baseline could be measured"
     else:
         chosen, reason = by_name[advice.arm], advice.reason
-    port = plan.config.port or SERVE_PORT
-    argv, env = argv_and_env(plan.without_ballast, chosen.placement, port, Serving())
+    port = basis.config.port or SERVE_PORT
+    argv, env = argv_and_env(basis.without_ballast, chosen.placement, port, Serving())
     return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, env))
 
 
-def _limits(replicates: Replicates, plan: Plan) -> list[WarningNote]:
-    return [WarningNote(code=code, text=text) for code, text in limit_notes(replicates, plan.limits)]
+def _limits(replicates: Replicates, basis: Basis) -> list[WarningNote]:
+    return [WarningNote(code=code, text=text) for code, text in limit_notes(replicates, basis.limits)]
 
 
-def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:
+def _unfinished(basis: Basis, trials: list[Trial], confirmed: Confirmed) -> WarningNote:
+    again = sum(map(len, confirmed.replicates.values()))
+    done = f"{len(trials)} trials are known, {again or 'no'} servers of the confirm stage"
+    code, text = note(NoteCode.UNFINISHED, done=done, study=basis.study)
+    return WarningNote(code=code, text=text)
+
+
+def _warnings(basis: Basis, rows: list[Arm]) -> list[WarningNote]:
     """Return the warnings that the numbers themselves give rise to."""
     found: list[tuple[str, str]] = []
-    if plan.gpu.virtual:
+    if basis.gpu.virtual:
         found.append(note(NoteCode.VIRTUAL_GPU))
-    if plan.ballast:
-        held = format_bytes(plan.ballast.facts.held_mib * MIB)
-        found.append(note(NoteCode.BALLAST, held=held, gpu=plan.gpu.name))
-    if plan.model.inflated is not None:
-        found.append(note(NoteCode.INFLATED_MODEL, model=plan.model.name, how=plan.model.inflated.sentence))
-    elif plan.model.synthetic:
-        found.append(note(NoteCode.SYNTHETIC_MODEL, model=plan.model.name))
+    if basis.ballast:
+        held = format_bytes(basis.ballast.held_mib * MIB)
+        found.append(note(NoteCode.BALLAST, held=held, gpu=basis.gpu.name))
+    model = basis.model
+    if model.inflated is not None:
+        found.append(note(NoteCode.INFLATED_MODEL, model=model.name, how=model.inflated.sentence))
+    elif model.synthetic:
+        found.append(note(NoteCode.SYNTHETIC_MODEL, model=model.name))
     arms = [row for row in rows if row.outcome == "measurement"]
     least = min((len(measurements(row.replicates)) for row in arms), default=0)
-    if least < 3:
+    if arms and least < 3:
         found.append(note(NoteCode.FEW_REPLICATES, n=least))
     if any(row.vram_source == "device-change" for row in arms):
-        found.append(note(NoteCode.VRAM_BY_DEVICE_CHANGE, gpu=plan.gpu.name))
+        found.append(note(NoteCode.VRAM_BY_DEVICE_CHANGE, gpu=basis.gpu.name))
     for row in arms:
         turns = [one.turn_s for one in measurements(row.replicates)]
         excess = first_run_slower(turns)
@@ -309,9 +333,9 @@ def _warnings(plan: Plan, rows: list[Arm]) -> list[WarningNote]:
             found.append(note(NoteCode.FIRST_RUN_SLOWER, arm=row.name, percent=round(excess * 100)))
         elif far := outliers(turns):
             found.append(note(NoteCode.OUTLIERS, arm=row.name, count=len(far), total=len(turns)))
-        if not plan.gpu.virtual and any(
+        if not basis.gpu.virtual and any(
             one.engagement.pinned is False for one in measurements(row.replicates)
         ):
             found.append(note(NoteCode.UNPINNED_WEIGHTS, arm=row.name))
-    found += condition_notes(plan, [one for row in arms for one in measurements(row.replicates)])
+    found += condition_notes(basis, [one for row in arms for one in measurements(row.replicates)])
     return [WarningNote(code=code, text=text) for code, text in found]

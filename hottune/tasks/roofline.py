@@ -36,14 +36,15 @@ def noted_roofline(plan: Plan, journal: Journal, ui: Progress) -> Roofline:
 
     Measuring takes about ten seconds, before the first server. On a virtual GPU there is nothing to measure.
     """
-    if plan.gpu.virtual:
-        return Roofline(reason=VIRTUAL)
     noted = journal.noted("roofline")
     if noted is not None:
         return Roofline.model_validate(noted)
-    found = bandwidths(plan.machine, plan.config.cache_dir, gpu=plan.gpu, progress=ui)
-    used = machine_bandwidths(found, None)
-    roofline = Roofline(bandwidths=used, reason="" if used else found.gpu_reason)
+    if plan.gpu.virtual:
+        roofline = Roofline(reason=VIRTUAL)
+    else:
+        found = bandwidths(plan.machine, plan.config.cache_dir, gpu=plan.gpu, progress=ui)
+        used = machine_bandwidths(found, None)
+        roofline = Roofline(bandwidths=used, reason="" if used else found.gpu_reason)
     journal.note("roofline", roofline.model_dump(mode="json"))
     return roofline
 

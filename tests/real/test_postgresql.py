@@ -171,6 +171,13 @@ def test_two_processes_share_a_study_and_measure_no_placement_twice(
     assert (one["name"], one["trials"]) == ("formula", len(trials))
     shown = CliRunner().invoke(app, ["studies", "show", "formula", "--storage", url, "--json"])
     assert len(json.loads(shown.stdout)["trials"]) == len(trials)
+    told = CliRunner().invoke(app, ["report", "formula", "--storage", url, "--json"])
+    assert told.exit_code == 0, told.output
+    again = json.loads(told.stdout)
+    for report in (again, ours):
+        report["rows"] = [(arm["name"], arm["turn_s"], arm["versus_turn"]) for arm in report["arms"]]
+    assert again["rows"] == ours["rows"], "the storage alone is enough"
+    assert again["winner"] == ours["winner"]
 
 
 def test_a_slow_live_worker_is_waited_for_and_never_taken_for_dead(workers: Workers, url: str) -> None:

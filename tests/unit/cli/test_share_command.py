@@ -99,3 +99,11 @@ def test_an_unknown_study_is_a_clear_error(folder):
 
 def test_this_machine_has_a_home():
     assert module.this_identity().home == str(Path.home())
+
+
+def test_a_picture_and_a_link_are_written_when_asked_for(folder):
+    link = "https://example.org/result.json"
+    assert run("marlene-24", "--yes", "--png", "--link", link).exit_code == 0
+    assert (folder / "share" / "REDACTED-USER-24.png").read_bytes().startswith(b"\x89PNG")
+    assert f"({link})" in (folder / "share" / "REDACTED-USER-24.md").read_text(encoding="utf-8")
+    assert run("marlene-24", "--yes", "--link", "no link").exit_code == 42

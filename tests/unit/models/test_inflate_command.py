@@ -110,3 +110,14 @@ def test_the_small_model_is_never_overwritten(small: Path) -> None:
     before = small.read_bytes()
     assert "itself" in call(small, small, *NUMBERS, code=42)["error"]["what"]
     assert small.read_bytes() == before
+
+
+def test_the_model_says_with_which_options_it_is_made_again(small: Path, tmp_path: Path) -> None:
+    first = call(small, tmp_path / "a.gguf", *NUMBERS, "--quant", "q8_0")["model"]
+    options = first["inflated"]["options"]
+    assert options == [*map(str, NUMBERS), "--quant", "Q8_0"]
+    (tmp_path / "elsewhere").mkdir()  # a file's name is in its header
+    again = call(small, tmp_path / "elsewhere" / "a.gguf", *options)["model"]
+    assert again["fingerprint"] == first["fingerprint"]
+    like = call(small, tmp_path / "c.gguf", "--like", tmp_path / "a.gguf", "--layers", 3)["model"]
+    assert like["inflated"]["options"] == ["--like", "a.gguf", "--layers", "3"], "not where it lies here"

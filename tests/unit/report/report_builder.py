@@ -22,6 +22,9 @@ from hottune.placement import Placement
 from hottune.report.schema import Arm, Change, Replicate, Report, Trial, WarningNote, Winner
 from hottune.workload.facts import Request, Workload
 
+ROOT = Path(__file__).parents[3]
+#: The report of a whole study that is published with the project.
+PUBLISHED = ROOT / "reports" / "h100-24gib.json"
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 METHOD = "t on paired log-ratios, n=3"
 LIBRARY = "/cache/ggml-hot/libggml-hot.so"

@@ -27,7 +27,7 @@ def full() -> Report:
     return build.report(arms=[cpu, build.layers(), hot], roofline=Roofline(bandwidths=MACHINE))
 
 
-@pytest.mark.parametrize("format", [Format.TERMINAL, Format.MARKDOWN])
+@pytest.mark.parametrize("format", [Format.TERMINAL, Format.MARKDOWN_LONG])
 def test_quality_cold_start_and_roofline_are_told_in_words(format: Format) -> None:
     text = " ".join(render(full(), format, width=160, color=False).split())
     assert "hot: KL divergence 0.0031 nats a position, same top token at 98.4% of 64 positions" in text

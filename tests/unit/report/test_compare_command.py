@@ -85,7 +85,7 @@ def test_rows_of_one_name_are_numbered():
     [
         (["before"], 42, "only one arm"),
         (["before", "nowhere"], 51, "nowhere"),
-        (["before", "nowhere:hot"], 51, "no report of a study named 'nowhere'"),
+        (["before", "nowhere:hot"], 51, "no report or study named 'nowhere'"),
         (["before", "after:fit"], 61, "ended as not engaged"),
         (["before", "after:probe"], 42, "has no arm named 'probe'"),
         (["before", "none"], 61, "recommends no arm"),

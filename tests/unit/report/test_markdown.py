@@ -13,7 +13,7 @@ PARSER = MarkdownIt("commonmark").enable("table").enable("strikethrough")
 
 
 def shown(report) -> str:
-    return render(report, Format.MARKDOWN)
+    return render(report, Format.MARKDOWN_LONG)
 
 
 def tables(markdown: str) -> list[list[list[str]]]:

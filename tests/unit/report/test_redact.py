@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import report_builder as build
 
-from hottune.report import Format, load, render, save
+from hottune.report import Format, load, render, render_bytes, save
 from hottune.report.private_text import Cleaner, Identity, mask
 from hottune.report.redact import redact
 from hottune.report.schema import Report
@@ -134,8 +134,9 @@ def test_the_result_loads_renders_and_says_what_was_done(tmp_path: Path):
     again = load(tmp_path / "big-5gib.json")
     assert again == redacted
     for form in Format:
-        assert render(again, form)
-    assert "put your own folder before it" in render(again, Format.MARKDOWN)
+        assert render_bytes(again, form)
+    assert "put your own folder before it" in render(again, Format.MARKDOWN_LONG)
+    assert "folders were removed before this was shared" in render(again, Format.MARKDOWN)
 
 
 def test_twice_is_once():

@@ -36,7 +36,14 @@ def test_a_file_means_itself_and_json_comes_back_whole(folder):
 
 @pytest.mark.parametrize(
     ("format", "start"),
-    [("markdown", "**Use this"), ("csv", "study,"), ("json", "{"), ("html", "<!DOCTYPE html>")],
+    [
+        ("markdown", "**Use this"),
+        ("markdown-long", "**Use this"),
+        ("csv", "study,"),
+        ("json", "{"),
+        ("jsonl", '{"build_commit": '),
+        ("html", "<!DOCTYPE html>"),
+    ],
 )
 def test_formats(folder, format, start):
     assert run("big-5gib", "--format", format).stdout.startswith(start)
@@ -66,3 +73,28 @@ def test_a_file_that_is_no_result_ends_with_code_60(folder):
     result = run("other.json", "--json")
     assert result.exit_code == 60
     assert json.loads(result.stdout)["error"]["type"] == "BadResultError"
+
+
+def test_a_picture_goes_to_a_file_and_not_to_a_terminal(folder, monkeypatch):
+    assert run("big-5gib", "--format", "png", "--output", "out.png").exit_code == 0
+    assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert run("big-5gib", "--format", "png").stdout_bytes.startswith(b"\x89PNG"), "a pipe takes it"
+    monkeypatch.setattr("hottune.cli.report.sys", Terminal())
+    refused = run("big-5gib", "--format", "png")
+    assert refused.exit_code == 42
+    assert "--output big-5gib.png" in refused.stderr
+
+
+class Terminal:
+    class stdout:
+        @staticmethod
+        def isatty():
+            return True
+
+
+def test_a_link_stands_in_the_markdown_and_must_be_one(folder):
+    text = run("big-5gib", "--format", "markdown", "--link", "https://example.org/big.json").stdout
+    assert "[big-5gib.json](https://example.org/big.json)" in text
+    refused = run("big-5gib", "--format", "markdown", "--link", "javascript:alert(1)")
+    assert refused.exit_code == 42
+    assert "no address" in refused.stderr

@@ -1,0 +1,1 @@
+"""How long `hottune report` takes on a large study."""
