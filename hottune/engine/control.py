@@ -43,6 +43,16 @@ class DeviceStats:
     tokens: int = 0
 
 
+@dataclass(frozen=True)
+class Glance:
+    """What moves while a server is driven."""
+
+    #: Hits and misses of the cache so far; None where there is no cache.
+    counts: tuple[int, int] | None
+    #: VRAM that is in use on a virtual GPU, MiB; None on a real one.
+    virtual_mib: float | None
+
+
 def read_file(path: Path) -> DeviceStats | None:
     """Return the counters the device left behind, or None when it wrote none (not loaded, or killed)."""
     try:
@@ -56,6 +66,19 @@ def ask(socket_path: Path, *, timeout_s: float = 5.0) -> DeviceStats | None:
     try:
         return _parse(request(socket_path, {"cmd": "stats"}, timeout_s=timeout_s))
     except (ControlError, ValueError):
+        return None
+
+
+def glance(socket_path: Path, *, timeout_s: float = 5.0) -> Glance | None:
+    """Ask a running device for the little that a timeline needs; None when it does not answer."""
+    try:
+        answer = request(socket_path, {"cmd": "stats"}, timeout_s=timeout_s)
+        virtual = answer.get("vgpu")
+        return Glance(
+            counts=(int(answer["hits"]), int(answer["misses"])) if answer.get("enabled") else None,
+            virtual_mib=mib(float(virtual["used_bytes"])) if virtual else None,
+        )
+    except (ControlError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -100,6 +100,12 @@ class Server:
             self._stats = control.ask(_socket_path(self._folder)) if self._placement.hot_k > 0 else None
         return self._stats.hot if self._stats else None
 
+    def glance(self) -> control.Glance | None:
+        """Look at what moves while the server is driven; None where no device listens, or it is silent."""
+        if self._stopped or "GGML_HOT_SOCKET" not in self.env:
+            return None
+        return control.glance(_socket_path(self._folder))
+
     @property
     def cached_tokens(self) -> int:
         """Tokens that went through the cache, when `hot_stats` last read it; long prompts do not."""

@@ -42,6 +42,7 @@ class VramSampler(Background):
         self._baseline: int | None = None
         self._process_peak: int | None = None
         self._change_peak = 0
+        self._last: int | None = None
         self._virtual_peak_mib: float | None = None
         self._lock = threading.Lock()  # of the peaks
         #: Samples taken so far.
@@ -77,6 +78,11 @@ class VramSampler(Background):
             return self._virtual_peak_mib or 0.0
         return mib(self._change_peak if self._process_peak is None else self._process_peak)
 
+    @property
+    def last_mib(self) -> float | None:
+        """Use as last seen, from the same source as the peak; None where nothing was, and on virtual GPUs."""
+        return None if self._last is None else mib(self._last)
+
     def __enter__(self) -> Self:
         if self._gpu.virtual:
             self.note = "virtual GPU: the device counts its own peak"
@@ -106,10 +112,13 @@ class VramSampler(Background):
         with self._lock:
             memory = ask(module, lambda: module.nvmlDeviceGetMemoryInfo(handle), None)
             if memory is not None and self._baseline is not None:
-                self._change_peak = max(self._change_peak, int(memory.used) - self._baseline)
+                change = int(memory.used) - self._baseline
+                self._change_peak = max(self._change_peak, change)
+                self._last = change if self._process_peak is None else self._last
             used = self._process_use(module, handle)
             if used is not None:
                 self._process_peak = max(self._process_peak or 0, used)
+                self._last = used
             self.samples += 1
 
     def _process_use(self, module: Any, handle: Any) -> int | None:

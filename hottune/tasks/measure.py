@@ -32,6 +32,7 @@ from hottune.placement import Placement, needs_restart
 from hottune.tasks.conditions import with_before
 from hottune.tasks.endings import ended, with_log
 from hottune.tasks.logs import new_log
+from hottune.tasks.timeline import OnSample, TimelineSampler
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
 from hottune.workload.next_tokens import CannotScore, require_finite, score
@@ -83,6 +84,8 @@ class Bench:
     keep_free_mib: float = 0.0
     #: Longest wait for a cool and idle GPU before a server, seconds.
     cooldown_limit_s: float = LIMIT_S
+    #: Told, while a server is driven, of its VRAM and of its hit rate just now (see OnSample).
+    on_sample: OnSample | None = None
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
     _to_score: Counter[Placement] = field(default_factory=Counter, init=False)
@@ -206,7 +209,8 @@ class Bench:
         The device is asked for its counters; where none answers, the server ends and leaves them in a file.
         """
         watch.begin(server.pid)
-        driven = self._drive(server)
+        with TimelineSampler(server.glance, lambda: vram.last_mib, on_sample=self.on_sample) as timeline:
+            driven = self._drive(server, timeline)
         if not isinstance(driven, list):
             return driven
         during = watch.seen()
@@ -250,7 +254,11 @@ class Bench:
             parallel=self.workload.parallel,
         )
         measured = measured.model_copy(
-            update={"machine_state": MachineState(during=during), "next_tokens": seen}
+            update={
+                "machine_state": MachineState(during=during),
+                "next_tokens": seen,
+                "timeline": timeline.timeline(),
+            }
         )
         outcome = under_ceiling(measured, self.ceiling_mib)
         if isinstance(outcome, Measurement) and seen is not None:
@@ -274,20 +282,23 @@ class Bench:
             return ended(server, failed, "later", self.request_timeout_s)
         return None
 
-    def _drive(self, server: Server) -> list[RequestSample] | Outcome:
+    def _drive(self, server: Server, timeline: TimelineSampler) -> list[RequestSample] | Outcome:
         begun: list[str] = []
 
         def on_progress(line: str) -> None:
             begun.append(line)
             self.note(line)
+            timeline.begin()
 
         try:
-            return drive(
+            driven = drive(
                 server.base_url,
                 self.workload,
                 on_progress=on_progress,
                 request_timeout_s=self.request_timeout_s,
             )
+            timeline.end()
+            return driven
         except RequestFailed as failed:
             return ended(
                 server, failed, "first_batch" if len(begun) <= 1 else "later", self.request_timeout_s

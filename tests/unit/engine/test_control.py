@@ -159,6 +159,25 @@ def test_a_running_device_is_asked_over_its_socket(tmp_path: Path) -> None:
     assert stats.hot.hits == 300
 
 
+def test_a_glance_has_what_moves(tmp_path: Path) -> None:
+    path = tmp_path / "hot.sock"
+    answers = {
+        b'{"version":1,"enabled":true,"hits":3,"misses":1}': control.Glance((3, 1), None),
+        b'{"version":1,"enabled":false,"vgpu":{"used_bytes":2097152}}': control.Glance(None, 2.0),
+        b'{"version":1,"enabled":true,"hits":3}': None,
+        b'{"version":1,"enabled":false,"vgpu":[]}': control.Glance(None, None),
+        b'{"version":1,"enabled":false,"vgpu":3}': None,
+        b'{"error":"no"}': None,
+    }
+    for answer, wanted in answers.items():
+        thread, asked = serve_once(path, answer + b"\n")
+        assert control.glance(path) == wanted
+        thread.join()
+        assert json.loads(asked[0]) == {"cmd": "stats"}
+        path.unlink()
+    assert control.glance(path) is None
+
+
 def test_a_device_that_hangs_is_given_up_on(tmp_path: Path) -> None:
     thread, _ = serve_once(tmp_path / "hot.sock", None)
     assert control.ask(tmp_path / "hot.sock", timeout_s=0.1) is None

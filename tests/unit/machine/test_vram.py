@@ -45,6 +45,7 @@ def test_the_peak_is_the_processs_highest_use_not_its_last(card: fake.FakeGpu) -
             card.processes = [(1, 9000 * MIB), (os.getpid(), used * MIB)]
             sampled(sampler)
     assert sampler.peak_mib == 700
+    assert sampler.last_mib == 300
     assert sampler.source == "process"
 
 
@@ -88,6 +89,7 @@ def test_where_the_process_is_hidden_the_cards_change_stands_in(card: fake.FakeG
         sampled(sampler)
     assert sampler.source == "device-change"
     assert sampler.peak_mib == 600
+    assert sampler.last_mib == 400
 
 
 def test_a_sampler_samples_at_least_ten_times_a_second(card: fake.FakeGpu) -> None:
@@ -102,6 +104,7 @@ def test_without_nvml_there_is_a_note_and_no_peak(monkeypatch: pytest.MonkeyPatc
     with VramSampler(GPU) as sampler:
         pass
     assert sampler.peak_mib == 0
+    assert sampler.last_mib is None
     assert "no NVIDIA driver library" in sampler.note
 
 
