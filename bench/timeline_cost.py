@@ -1,35 +1,38 @@
-"""What looking at a server costs its speed: one server, requests with and without the timeline's sampler.
+"""What looking at a server costs its speed: answers of one server, in turn with and without looks.
 
-    python bench/timeline_cost.py [MODEL] [--k 16] [--tokens 1500] [--pairs 20] [--intervals 0.25 0.05]
+    python bench/timeline_cost.py [MODEL] [--k 16] [--tokens 600] [--pairs 60] [--interval 0.25]
 
-Requests go in pairs, with and without, without and with, to one server with a warm cache. For each interval
-a line has the ratio of decode speeds (with / without, above 1: faster with) with its 95 % interval, and the
-time that one look takes.
+Answers go in pairs, with and without, without and with, to one server with a warm cache. Printed are what a
+look takes while the server is idle, and two ratios (with / without) with their 95 % intervals: decode speed,
+and the server's CPU time a token, which other load on a busy machine blurs less.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
+
+import psutil
 
 from hottune.cli.common import cache_dir
 from hottune.engine.build import BuildOptions, build_engine
 from hottune.engine.facts import Backend
 from hottune.engine.server import Server, launch
 from hottune.machine.probe import probe_machine, virtual_gpu
-from hottune.machine.vram import VramSampler
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement
 from hottune.stats import paired_change
-from hottune.tasks.timeline import TimelineSampler
+from hottune.tasks.timeline import INTERVAL_S, TimelineSampler
 from hottune.workload.client import drive
 from hottune.workload.workloads import load_workload
 
 
 def main() -> None:
-    """Measure each interval and print its line."""
+    """Measure and print."""
     options = parse()
     engine = build_engine(BuildOptions(), cache_dir=cache_dir())
     model = resolve_model(options.model, cache_dir=cache_dir())
@@ -44,7 +47,6 @@ def main() -> None:
     )
     with (
         TemporaryDirectory() as folder,
-        VramSampler(gpu) as vram,
         launch(
             engine,
             model,
@@ -54,27 +56,21 @@ def main() -> None:
             log_path=Path(folder) / "server.log",
         ) as server,
     ):
-        vram.watch(server.pid)
-        looks = []
-        for _ in range(100):
-            began = time.perf_counter()
-            server.glance()
-            looks.append(time.perf_counter() - began)
-        print(f"idle server: a look takes {sorted(looks)[50] * 1e3:.2f} ms (median)")
-        decode_tok_s(server, options.tokens, vram, None)
-        for interval_s in options.intervals:
-            pairs = []
-            for number in range(options.pairs):
-                order = (interval_s, None) if number % 2 == 0 else (None, interval_s)
-                found = {one: decode_tok_s(server, options.tokens, vram, one) for one in order}
-                pairs.append((found[interval_s], found[None]))
-            change = paired_change([one for one, _ in pairs], [other for _, other in pairs])
-            speed = sum(other for _, other in pairs) / len(pairs)
-            print(
-                f"every {interval_s:g} s: {change.ratio:.4f} ({change.low:.4f} to {change.high:.4f}), "
-                f"{len(pairs)} pairs at {speed:.0f} tok/s",
-                flush=True,
-            )
+        print(
+            f"idle server: a look takes {median(seconds_of(server.glance) for _ in range(200)) * 1e3:.2f} ms"
+        )
+        answer(server, options.tokens, None)
+        runs: list[dict[float | None, tuple[float, float]]] = []
+        for number in range(options.pairs):
+            order = (options.interval, None) if number % 2 == 0 else (None, options.interval)
+            runs.append({one: answer(server, options.tokens, one) for one in order})
+    for name, place in (("decode speed", 0), ("CPU time a token", 1)):
+        looked, plain = [run[options.interval][place] for run in runs], [run[None][place] for run in runs]
+        change = paired_change(looked, plain)
+        print(
+            f"{name}, a look every {options.interval:g} s: {change.ratio:.4f} ({change.low:.4f} to "
+            f"{change.high:.4f}), {len(runs)} pairs, {fmean(plain):.4g} without"
+        )
 
 
 def parse() -> argparse.Namespace:
@@ -82,24 +78,33 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("--k", type=int, default=16, help="experts of each layer in the cache")
-    parser.add_argument("--tokens", type=int, default=1500, help="of each answer")
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--intervals", type=float, nargs="+", default=[0.25, 0.05])
+    parser.add_argument("--tokens", type=int, default=600, help="of each answer")
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--interval", type=float, default=INTERVAL_S, help="seconds between looks")
     parser.add_argument("--threads", type=int)
     return parser.parse_args()
 
 
-def decode_tok_s(server: Server, tokens: int, vram: VramSampler, interval_s: float | None) -> float:
-    """Return the decode speed of one request, with looks or without."""
+def seconds_of(act: Callable[[], object]) -> float:
+    """Return how long something takes."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def answer(server: Server, tokens: int, interval_s: float | None) -> tuple[float, float]:
+    """Return decode speed (tok/s) and the server's CPU time a token (ms) of one answer; None: no looks."""
     workload = load_workload("chat")
     request = workload.requests[0].model_copy(update={"output_tokens": tokens})
     one = workload.model_copy(update={"requests": (request,), "warmup_requests": 0})
+    before = sum(psutil.Process(server.pid).cpu_times()[:2])
     if interval_s is None:
         (sample,) = drive(server.base_url, one)
     else:
-        with TimelineSampler(server.glance, lambda: vram.last_mib, interval_s=interval_s) as sampler:
+        with TimelineSampler(server.glance, lambda: None, interval_s=interval_s) as sampler:
             (sample,) = drive(server.base_url, one, on_progress=lambda _: sampler.begin())
-    return (sample.output_tokens - 1) / sample.decode_ms * 1e3
+    spent = sum(psutil.Process(server.pid).cpu_times()[:2]) - before
+    return (sample.output_tokens - 1) / sample.decode_ms * 1e3, spent * 1e3 / sample.output_tokens
 
 
 if __name__ == "__main__":

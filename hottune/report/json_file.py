@@ -13,7 +13,6 @@ from hottune.errors import BadResultError
 from hottune.report.migrations import migrated
 from hottune.report.schema import SCHEMA_VERSION, Report
 
-
 #: A list of numbers alone, on lines of its own: raw samples, mostly. No text has a line break in it here.
 _NUMBERS = re.compile(r"\[\n\s+([-+0-9.eE]+(?:,\n\s+[-+0-9.eE]+)*)\n\s+\]")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hottune.engine.argv import shell_command
-from hottune.report import beside, setup, wording
+from hottune.report import beside, setup, timeline, wording
 from hottune.report.schema import Report
 
 # An underscore inside a word (Q4_K_M) never starts emphasis, so it stays readable in the source.
@@ -38,6 +38,7 @@ class MarkdownRenderer:
         ):
             blocks += [_titled(title, [escape(line) for line in lines])]
         blocks += [_titled("Proof that it was on", [escape(line) for line in setup.proof(report)])]
+        blocks += [_titled("Hit rate over time", [escape(line) for line in timeline.hit_lines(report)])]
         warnings = [escape(text) for text in wording.warnings(report)]
         blocks += [_titled("Warnings", warnings)]
         blocks += [_commands(report)]

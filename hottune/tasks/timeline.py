@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 from hottune.engine.control import Glance
@@ -118,8 +119,10 @@ def timeline(samples: Sequence[Sample], most: int = MOST) -> Timeline | None:
         return None
     n_kept = min(intervals, most)
     ends = [intervals * number // n_kept for number in range(n_kept + 1)]
-    parts = [known[first + 1 : last + 1] for first, last in zip(ends, ends[1:], strict=False)]
-    grown = [_grown(known[first], known[last]) for first, last in zip(ends, ends[1:], strict=False)]
+    parts = [known[first + 1 : last + 1] for first, last in pairwise(ends)]
+    grown = [_grown(known[first], known[last]) for first, last in pairwise(ends)]
+    if not cached and all(one.vram_mib is None for one in known):
+        return None
     vram = [[one.vram_mib for one in part if one.vram_mib is not None] for part in parts]
     return Timeline(
         at_s=[round(part[-1].at_s, 2) for part in parts],

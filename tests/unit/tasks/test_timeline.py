@@ -41,8 +41,16 @@ def test_a_device_that_was_silent_once_loses_no_count() -> None:
     assert found == Timeline(at_s=[2], vram_mib=[5.0], hits=[3], misses=[1])
 
 
-@pytest.mark.parametrize("samples", [[], looks((0, 5.0, (1, 1))), looks((0, 5.0, (1, 1)), (1, 5.0, None))])
-def test_one_look_is_no_interval(samples: list[Sample]) -> None:
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [],
+        looks((0, None, None), (1, None, None)),
+        looks((0, 5.0, (1, 1))),
+        looks((0, 5.0, (1, 1)), (1, 5.0, None)),
+    ],
+)
+def test_one_look_or_nothing_seen_is_no_timeline(samples: list[Sample]) -> None:
     assert timeline(samples) is None
 
 
