@@ -1,5 +1,6 @@
 """Parameter importance: found where it was put, and not told where too little was tried."""
 
+import random
 import subprocess
 import sys
 
@@ -127,3 +128,21 @@ def test_a_report_without_a_search_needs_no_optuna():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_among_many_settings_the_one_that_decides_comes_out_on_top():
+    for seed in range(12):
+        rng = random.Random(seed)
+        rows = []
+        for _ in range(24):
+            layers = rng.randint(10, 48)
+            settings = {
+                "n_cpu_moe": layers,
+                "hot_k": rng.randint(40, 90),
+                "rebalance_interval": rng.choice([16, 60, 60, 60, 240]),
+                "threads": rng.choice([15, 15, 15, 12]),
+                "policy": rng.choice(["lfru", "lfru", "lru", "window"]),
+                "ubatch": rng.choice([512, 2048, 2048]),
+            }
+            rows.append((settings, 1 + (layers - 30) ** 2 / 400 + rng.gauss(0, 0.05)))
+        assert next(iter(importance(tried(*rows)).shares)) == "layers on the CPU"
