@@ -20,6 +20,7 @@ import psutil
 
 from hottune.cli.common import cache_dir
 from hottune.engine.build import BuildOptions, build_engine
+from hottune.engine.control import Glance
 from hottune.engine.facts import Backend
 from hottune.engine.server import Server, launch
 from hottune.machine.probe import probe_machine, virtual_gpu
@@ -59,11 +60,12 @@ def main() -> None:
         print(
             f"idle server: a look takes {median(seconds_of(server.glance) for _ in range(200)) * 1e3:.2f} ms"
         )
-        answer(server, options.tokens, None)
+        glance = (lambda: None) if options.ask_nobody else server.glance
+        answer(server, options.tokens, None, glance)
         runs: list[dict[float | None, tuple[float, float]]] = []
         for number in range(options.pairs):
             order = (options.interval, None) if number % 2 == 0 else (None, options.interval)
-            runs.append({one: answer(server, options.tokens, one) for one in order})
+            runs.append({one: answer(server, options.tokens, one, glance) for one in order})
     for name, place in (("decode speed", 0), ("CPU time a token", 1)):
         looked, plain = [run[options.interval][place] for run in runs], [run[None][place] for run in runs]
         change = paired_change(looked, plain)
@@ -82,6 +84,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--interval", type=float, default=INTERVAL_S, help="seconds between looks")
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--ask-nobody", action="store_true", help="a control: the sampler runs, but asks no server"
+    )
     return parser.parse_args()
 
 
@@ -92,7 +97,9 @@ def seconds_of(act: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def answer(server: Server, tokens: int, interval_s: float | None) -> tuple[float, float]:
+def answer(
+    server: Server, tokens: int, interval_s: float | None, glance: Callable[[], Glance | None]
+) -> tuple[float, float]:
     """Return decode speed (tok/s) and the server's CPU time a token (ms) of one answer; None: no looks."""
     workload = load_workload("chat")
     request = workload.requests[0].model_copy(update={"output_tokens": tokens})
@@ -101,7 +108,7 @@ def answer(server: Server, tokens: int, interval_s: float | None) -> tuple[float
     if interval_s is None:
         (sample,) = drive(server.base_url, one)
     else:
-        with TimelineSampler(server.glance, lambda: None, interval_s=interval_s) as sampler:
+        with TimelineSampler(glance, lambda: None, interval_s=interval_s) as sampler:
             (sample,) = drive(server.base_url, one, on_progress=lambda _: sampler.begin())
     spent = sum(psutil.Process(server.pid).cpu_times()[:2]) - before
     return (sample.output_tokens - 1) / sample.decode_ms * 1e3, spent * 1e3 / sample.output_tokens
