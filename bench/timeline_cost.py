@@ -27,7 +27,7 @@ from hottune.machine.probe import probe_machine, virtual_gpu
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement
 from hottune.stats import paired_change
-from hottune.tasks.timeline import INTERVAL_S, TimelineSampler
+from hottune.tasks.timeline import TimelineSampler
 from hottune.workload.client import drive
 from hottune.workload.workloads import load_workload
 
@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=16, help="experts of each layer in the cache")
     parser.add_argument("--tokens", type=int, default=600, help="of each answer")
     parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--interval", type=float, default=INTERVAL_S, help="seconds between looks")
+    parser.add_argument("--interval", type=float, default=0.25, help="seconds between looks")
     parser.add_argument("--threads", type=int)
     parser.add_argument(
         "--ask-nobody", action="store_true", help="a control: the sampler runs, but asks no server"

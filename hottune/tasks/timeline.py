@@ -1,7 +1,7 @@
 """VRAM and hit rate over time, sampled while a server is driven.
 
-A look asks the device over its control socket and takes the VRAM sampler's last value. What that costs a
-measurement: docs/measuring.md.
+A look asks the device over its control socket and takes the VRAM sampler's last value. Looks fall between
+requests, and seldom into one, for there they are not free: docs/measuring.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hottune.engine.control import Glance
 from hottune.machine.background import Background
 from hottune.outcomes import Timeline
 
-#: Seconds between looks.
-INTERVAL_S = 0.25
+#: Seconds between looks, beside those before each request.
+INTERVAL_S = 2.0
 #: Most intervals that are kept; of a longer measurement, neighbours are put together.
 MOST = 60
 
@@ -58,11 +58,13 @@ class TimelineSampler(Background):
         self._on_sample, self._interval_s = on_sample, interval_s
         self._began = threading.Event()
         self._epoch = 0.0
+        self._lock = threading.Lock()  # of the samples: two threads look
         self._samples: list[Sample] = []
 
     def begin(self) -> None:
-        """Say that the first request is about to be sent; harmless when called again."""
+        """Say that a request is about to be sent: the first one begins the time, and each is a look."""
         if self._began.is_set():
+            self._look()
             return
         self._epoch = time.monotonic()
         self._look()  # what was counted before any request
@@ -87,20 +89,24 @@ class TimelineSampler(Background):
             self._look()
 
     def _look(self) -> None:
-        try:
-            seen = self._glance()
-            virtual_mib = seen.virtual_mib if seen else None
-            sample = Sample(
-                at_s=time.monotonic() - self._epoch,
-                vram_mib=self._vram_mib() if virtual_mib is None else virtual_mib,
-                counts=seen.counts if seen else None,
-            )
-            self._samples.append(sample)
-            if self._on_sample is not None:
-                last = self._samples[-2] if len(self._samples) > 1 else None
-                self._on_sample(sample.vram_mib, _hit_rate(last, sample))
-        except Exception:  # a look must never take its measurement down: then there is just no sample
-            return
+        with self._lock:
+            try:
+                self._look_once()
+            except Exception:  # a look must never take its measurement down: then there is just no sample
+                return
+
+    def _look_once(self) -> None:
+        seen = self._glance()
+        virtual_mib = seen.virtual_mib if seen else None
+        sample = Sample(
+            at_s=time.monotonic() - self._epoch,
+            vram_mib=self._vram_mib() if virtual_mib is None else virtual_mib,
+            counts=seen.counts if seen else None,
+        )
+        self._samples.append(sample)
+        if self._on_sample is not None:
+            last = self._samples[-2] if len(self._samples) > 1 else None
+            self._on_sample(sample.vram_mib, _hit_rate(last, sample))
 
 
 def timeline(samples: Sequence[Sample], most: int = MOST) -> Timeline | None:

@@ -132,6 +132,18 @@ def test_a_sampler_looks_from_begin_to_end_and_tells_whoever_listens() -> None:
     assert device.looked == looked
 
 
+def test_each_request_is_a_look_also_where_the_next_by_the_clock_is_far() -> None:
+    device = Device()
+    with TimelineSampler(device.glance, lambda: None, interval_s=1000) as sampler:
+        for _ in range(3):
+            sampler.begin()
+        sampler.end()
+    assert device.looked == 4
+    found = sampler.timeline()
+    assert found is not None
+    assert found.hits == [1, 1, 1]
+
+
 def test_the_virtual_gpus_own_number_goes_before_the_samplers() -> None:
     with TimelineSampler(lambda: None, lambda: 7.0) as sampler:
         sampler.begin()
