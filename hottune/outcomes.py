@@ -6,9 +6,9 @@ tells them apart in JSON.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 
 class _Frozen(BaseModel):
@@ -140,6 +140,36 @@ class NextTokens(_Frozen):
         return [dict(zip(ids, logs, strict=True)) for ids, logs in zip(self.ids, self.logprobs, strict=True)]
 
 
+class Timeline(_Frozen):
+    """VRAM and cache while the server was driven, by intervals: each column has a value for every interval,
+    or none at all where that could not be read.
+
+    An interval ends at its `at_s`; it begins where the one before ended, the first with the first request.
+    """
+
+    at_s: list[float] = Field(description="end of each interval, seconds after the first request was sent")
+    vram_mib: list[float] = Field(
+        default_factory=list, description="highest VRAM use of the server that was seen in the interval"
+    )
+    hits: list[int] = Field(
+        default_factory=list, description="routed experts found in VRAM in the interval; none without a cache"
+    )
+    misses: list[int] = Field(default_factory=list, description="routed experts not found there")
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        lengths = {len(column) for column in (self.vram_mib, self.hits, self.misses) if column}
+        if lengths - {len(self.at_s)} or bool(self.hits) != bool(self.misses):
+            raise ValueError("the columns of a timeline must be equally long")
+        return self
+
+    @property
+    def hit_rates(self) -> list[float | None]:
+        """Hit rate of each interval, 0 to 1; None where nothing went through the cache (a long prompt)."""
+        pairs = zip(self.hits, self.misses, strict=True)
+        return [_share(hits, misses) if hits + misses else None for hits, misses in pairs]
+
+
 class DuringRun(_Frozen):
     """What went on around a server while it was driven; None where this machine does not tell."""
 
@@ -229,6 +259,9 @@ class Measurement(_Frozen):
     )
     machine_state: MachineState | None = Field(
         default=None, description="the machine before and during this measurement"
+    )
+    timeline: Timeline | None = Field(
+        default=None, description="VRAM and hit rate over time; None in results of schema version 1"
     )
 
     @property

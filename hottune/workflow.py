@@ -201,7 +201,7 @@ def noted_surroundings(journal: Journal) -> None:
 def real_servers(plan: Plan, meter: Meter) -> RealServers:
     """Return what measures a placement in a fresh llama-server."""
     bench = make_bench(plan, meter.note)
-    bench.look = meter.look
+    bench.on_sample = meter.look
     return RealServers(bench, meter.begin)
 
 

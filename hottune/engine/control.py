@@ -41,8 +41,16 @@ class DeviceStats:
     virtual_peak_mib: float | None
     #: Tokens that went through the cache.
     tokens: int = 0
-    #: What of the virtual GPU's memory is in use.
-    virtual_used_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What moves while a server is driven."""
+
+    #: Hits and misses of the cache so far; None where there is no cache.
+    counts: tuple[int, int] | None
+    #: VRAM that is in use on a virtual GPU, MiB; None on a real one.
+    virtual_mib: float | None
 
 
 def read_file(path: Path) -> DeviceStats | None:
@@ -58,6 +66,19 @@ def ask(socket_path: Path, *, timeout_s: float = 5.0) -> DeviceStats | None:
     try:
         return _parse(request(socket_path, {"cmd": "stats"}, timeout_s=timeout_s))
     except (ControlError, ValueError):
+        return None
+
+
+def glance(socket_path: Path, *, timeout_s: float = 5.0) -> Glance | None:
+    """Ask a running device for the little that a timeline needs; None when it does not answer."""
+    try:
+        answer = request(socket_path, {"cmd": "stats"}, timeout_s=timeout_s)
+        virtual = answer.get("vgpu")
+        return Glance(
+            counts=(int(answer["hits"]), int(answer["misses"])) if answer.get("enabled") else None,
+            virtual_mib=mib(float(virtual["used_bytes"])) if virtual else None,
+        )
+    except (ControlError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -185,14 +206,9 @@ def _parse(data: object) -> DeviceStats:
             hot=_hot(data) if data.get("enabled") else None,
             virtual_peak_mib=mib(float(virtual["peak_bytes"])) if virtual else None,
             tokens=int(data.get("tokens", 0)),
-            virtual_used_mib=_used_mib(virtual),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the device's statistics lack or garble {error}") from error
-
-
-def _used_mib(virtual: dict[str, Any] | None) -> float | None:
-    return mib(float(virtual["used_bytes"])) if virtual and "used_bytes" in virtual else None
 
 
 def _hot(data: dict[str, Any]) -> HotStats:

@@ -33,8 +33,6 @@ from hottune.units import MIB
 _SLOWEST_LOAD_MIB_S = 50
 _LOAD_TIMEOUT_FLOOR_S = 120.0
 _POLL_S = 0.1
-#: Who only watches does not wait longer than this for the device, seconds.
-GLANCE_S = 2.0
 #: How far the log may lag behind the server's health on a busy machine.
 _LOG_LAG_S = 10.0
 _CANNOT_BIND = "couldn't bind HTTP server socket"
@@ -114,13 +112,11 @@ class Server:
     def _hot(self) -> HotStats | None:
         return self._stats.hot if self._stats and self._fork is None else None
 
-    def glance(self) -> control.DeviceStats | None:
-        """Read the device's counters for somebody who watches; nothing is kept, and any thread may ask.
-
-        None where no device is loaded, or it does not answer.
-        """
-        asked = not self._stopped and "GGML_HOT_SOCKET" in self.env
-        return control.ask(_socket_path(self._folder), timeout_s=GLANCE_S) if asked else None
+    def glance(self) -> control.Glance | None:
+        """Look at what moves while the server is driven; None where no device listens, or it is silent."""
+        if self._stopped or "GGML_HOT_SOCKET" not in self.env:
+            return None
+        return control.glance(_socket_path(self._folder))
 
     @property
     def cached_tokens(self) -> int:

@@ -42,8 +42,7 @@ class VramSampler(Background):
         self._baseline: int | None = None
         self._process_peak: int | None = None
         self._change_peak = 0
-        self._process_now: int | None = None
-        self._change_now: int | None = None
+        self._last: int | None = None
         self._virtual_peak_mib: float | None = None
         self._lock = threading.Lock()  # of the peaks
         #: Samples taken so far.
@@ -80,10 +79,9 @@ class VramSampler(Background):
         return mib(self._change_peak if self._process_peak is None else self._process_peak)
 
     @property
-    def now_mib(self) -> float | None:
-        """Use as last sampled, MiB, of the same source as the peak; None when nothing could be sampled."""
-        now = self._change_now if self._process_now is None else self._process_now
-        return None if now is None else mib(max(0, now))
+    def last_mib(self) -> float | None:
+        """Use as last seen, from the same source as the peak; None where nothing was, and on virtual GPUs."""
+        return None if self._last is None else mib(self._last)
 
     def __enter__(self) -> Self:
         if self._gpu.virtual:
@@ -114,12 +112,14 @@ class VramSampler(Background):
         with self._lock:
             memory = ask(module, lambda: module.nvmlDeviceGetMemoryInfo(handle), None)
             if memory is not None and self._baseline is not None:
-                self._change_now = int(memory.used) - self._baseline
-                self._change_peak = max(self._change_peak, self._change_now)
+                change = int(memory.used) - self._baseline
+                self._change_peak = max(self._change_peak, change)
+                self._last = change if self._process_peak is None else self._last
             used = self._process_use(module, handle)
             if used is not None:
                 self._process_now = used
                 self._process_peak = max(self._process_peak or 0, used)
+                self._last = used
             self.samples += 1
 
     def _process_use(self, module: Any, handle: Any) -> int | None:

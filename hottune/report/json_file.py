@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from hottune.errors import BadResultError
+from hottune.report.migrations import migrated
 from hottune.report.schema import SCHEMA_VERSION, Report
+
+#: A list of numbers alone, on lines of its own: raw samples, mostly. No text has a line break in it here.
+_NUMBERS = re.compile(r"\[\n\s+([-+0-9.eE]+(?:,\n\s+[-+0-9.eE]+)*)\n\s+\]")
 
 
 class JsonRenderer:
     """The whole report, raw samples included."""
 
     def render(self, report: Report) -> str:
-        """Return the report as indented JSON."""
-        return report.model_dump_json(indent=2) + "\n"
+        """Return the report as indented JSON; a list of numbers takes one line, or half a file is blanks."""
+        text = report.model_dump_json(indent=2) + "\n"
+        return _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
 
 
 def load(path: Path) -> Report:
-    """Read a result file.
+    """Read a result file; an older one is brought to today's schema (hottune/report/migrations.py).
 
     Raises:
         BadResultError: the file cannot be read, is not JSON, is not a result of hottune, or was written by a
@@ -41,7 +47,9 @@ def load(path: Path) -> Report:
             "It is another kind of file, or was cut short while it was copied.",
             "Give the .json file that `hottune run` wrote into reports/.",
         ) from error
-    _check_version(path, data)
+    version = _checked_version(path, data)
+    if version < SCHEMA_VERSION:
+        text = json.dumps(migrated(data, SCHEMA_VERSION))
     try:
         return Report.model_validate_json(text)
     except ValidationError as error:
@@ -52,7 +60,8 @@ def load(path: Path) -> Report:
         ) from error
 
 
-def _check_version(path: Path, data: Any) -> None:
+def _checked_version(path: Path, data: Any) -> int:
+    """Return the file's schema version, of those that this hottune reads."""
     if isinstance(data, dict) and data.get("kind") == "endpoint":
         raise BadResultError(
             f"{path} is of an endpoint, which has no arms and no placement.",
@@ -60,11 +69,13 @@ def _check_version(path: Path, data: Any) -> None:
             "folder, and no host of another machine, so it can be posted as it is.",
             "For all else give a result of `hottune run`.",
         )
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    known = isinstance(data, dict) and "schema_version" in data
+    version = data["schema_version"] if known else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        why = f"its schema_version is {json.dumps(version)[:40]}" if known else "it has no schema_version"
         raise BadResultError(
-            f"{path} is not a result of hottune: it has no schema_version.",
-            "It is JSON, but of another program.",
+            f"{path} is not a result of hottune: {why}.",
+            "It is JSON, but of another program, or it was edited by hand.",
             "Give the .json file that `hottune run` wrote into reports/.",
         )
     if version > SCHEMA_VERSION:
@@ -73,6 +84,7 @@ def _check_version(path: Path, data: Any) -> None:
             "It was written by a newer hottune.",
             "Update hottune, then try again.",
         )
+    return version
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hottune.engine.argv import shell_command
-from hottune.report import beside, setup, verdicts, wording
+from hottune.report import beside, setup, timeline, verdicts, wording
 from hottune.report.names import file_stem
 from hottune.report.repeat import repeat
 from hottune.report.schema import Report
@@ -43,6 +43,7 @@ class MarkdownRenderer:
         ):
             blocks += [_titled(title, [escape(line) for line in lines])]
         blocks += [_titled("Proof that it was on", [escape(line) for line in setup.proof(report)])]
+        blocks += [_titled("Hit rate over time", [escape(line) for line in timeline.hit_lines(report)])]
         warnings = [escape(text) for text in wording.warnings(report)]
         blocks += [_titled("Warnings", warnings)]
         blocks += [_commands(report), result_line(report, self._link)]

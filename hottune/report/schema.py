@@ -1,7 +1,8 @@
 """The result file: one schema, versioned, that every renderer reads and every run writes.
 
 `schema_version` grows by one with every change that an older reader would misread; once a version is
-released, that includes a new field, because readers refuse fields that they do not know.
+released, that includes a new field, because readers refuse fields that they do not know. Older files are
+brought here by hottune/report/migrations.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hottune.placement import Placement
 from hottune.routing.bound import Bandwidths
 from hottune.workload.facts import Workload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: `hot` is the best placement of the search, `hot-2` and `hot-3` the next best that were measured again.
 #: `probe` and `hot+layers` are arms of the device's benchmark (bench/device) alone. Any other name is that of

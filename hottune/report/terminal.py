@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from hottune.report import beside, setup, verdicts, wording
+from hottune.report import beside, setup, timeline, verdicts, wording
 from hottune.report.schema import Arm, Change, Report
 
 NARROWEST, WIDEST, UNKNOWN_WIDTH = 80, 160, 100
@@ -63,6 +63,7 @@ def report_view(report: Report) -> RenderableType:
     parts += [_lines(beside.ROOFLINE, beside.roofline(report))]
     parts += [_lines("Search", wording.search_lines(report))]
     parts += [_lines("Proof that it was on", setup.proof(report))]
+    parts += [_lines("Hit rate over time", timeline.hit_lines(report))]
     parts += [_lines("Warnings", wording.warnings(report), "yellow"), _setup(report)]
     return Group(*(part for part in parts if part is not None))
 

@@ -208,6 +208,15 @@ def engine_lines(report: Report) -> list[str]:
     return lines
 
 
+def objective_axis(report: Report) -> tuple[str, str]:
+    """Return the field of a measurement that the search went by, and its name with the unit.
+
+    Of several (a Pareto front), the first.
+    """
+    speeds = (("decode_tok_s", "decode tok/s"), ("prefill_tok_s", "prefill tok/s"))
+    return next((item for item in speeds if report.objective.startswith(item[0])), ("turn_s", "turn, s"))
+
+
 def search_summary(report: Report) -> str:
     """Return how many placements were tried, how often in all, and what the trials ended as."""
     if not report.trials:

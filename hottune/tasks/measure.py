@@ -32,8 +32,8 @@ from hottune.outcomes import (
 from hottune.placement import Placement, needs_restart
 from hottune.tasks.conditions import with_before
 from hottune.tasks.endings import ended, with_log
-from hottune.tasks.glances import Glances, Look
 from hottune.tasks.logs import new_log
+from hottune.tasks.timeline import OnSample, TimelineSampler
 from hottune.workload.client import RequestFailed, drive
 from hottune.workload.facts import Workload
 from hottune.workload.next_tokens import CannotScore, require_finite, score
@@ -75,8 +75,6 @@ class Bench:
     port: int | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
     note: Callable[[str], None] = field(default=lambda line: None)
-    #: Gets VRAM and hit rate once a second, on another thread; None = nobody.
-    look: Look | None = None
     #: File to which the device writes the uses of all experts, after each workload; None = nowhere.
     profile_to: Path | None = None
     #: More variables for every server: what loads another plug-in than the device.
@@ -89,6 +87,8 @@ class Bench:
     cooldown_limit_s: float = LIMIT_S
     #: Other engines, by name: they serve the placements that name them.
     forks: Mapping[str, Fork] = field(default_factory=dict)
+    #: Told, while a server is driven, of its VRAM and of its hit rate just now (see OnSample).
+    on_sample: OnSample | None = None
     _keeping: bool = field(default=False, init=False)
     _kept: Kept | None = field(default=None, init=False)
     _to_score: Counter[Placement] = field(default_factory=Counter, init=False)
@@ -158,7 +158,6 @@ class Bench:
             ending.callback(self._settle, before.state.vram_used_mib)
             vram = ending.enter_context(VramSampler(self.gpu))
             watch = ending.enter_context(MachineWatch(self.gpu))
-            glances = ending.enter_context(Glances(vram, self.look))
             try:
                 server = ending.enter_context(
                     launch(
@@ -177,7 +176,6 @@ class Bench:
             except LaunchFailed as failed:
                 return failed.outcome
             vram.watch(server.pid)
-            glances.watch(server)
             keep = self._keeping and placement.hot_k > 0 and not (placement.fit or placement.engine)
             outcome = with_before(self._measure_in(server, placement, vram, watch), before)
             if keep and isinstance(outcome, Measurement) and server.alive():
@@ -221,7 +219,8 @@ class Bench:
         The device is asked for its counters; where none answers, the server ends and leaves them in a file.
         """
         watch.begin(server.pid)
-        driven = self._drive(server, placement)
+        with TimelineSampler(server.glance, lambda: vram.last_mib, on_sample=self.on_sample) as timeline:
+            driven = self._drive(server, placement, timeline)
         if not isinstance(driven, list):
             return driven
         during = watch.seen()
@@ -266,7 +265,11 @@ class Bench:
             parallel=self.workload.parallel,
         )
         measured = measured.model_copy(
-            update={"machine_state": MachineState(during=during), "next_tokens": seen}
+            update={
+                "machine_state": MachineState(during=during),
+                "next_tokens": seen,
+                "timeline": timeline.timeline(),
+            }
         )
         outcome = under_ceiling(measured, self.ceiling_mib)
         if isinstance(outcome, Measurement) and seen is not None:
@@ -295,22 +298,27 @@ class Bench:
             return ended(server, failed, "later", self.request_timeout_s)
         return None
 
-    def _drive(self, server: Server, placement: Placement) -> list[RequestSample] | Outcome:
+    def _drive(
+        self, server: Server, placement: Placement, timeline: TimelineSampler
+    ) -> list[RequestSample] | Outcome:
         begun: list[str] = []
         fork = self._fork(placement)
 
         def on_progress(line: str) -> None:
             begun.append(line)
             self.note(line)
+            timeline.begin()
 
         try:
-            return drive(
+            driven = drive(
                 server.base_url,
                 self.workload,
                 on_progress=on_progress,
                 request_timeout_s=self.request_timeout_s,
                 token_counts=fork is None or fork.file.answers.token_counts,
             )
+            timeline.end()
+            return driven
         except RequestFailed as failed:
             return ended(
                 server, failed, "first_batch" if len(begun) <= 1 else "later", self.request_timeout_s

@@ -13,7 +13,6 @@ from hottune.progress import Progress, StudyState
 from hottune.report.schema import ArmName, Replicate, Trial
 from hottune.search.baselines import BASELINES
 from hottune.search.journal import Journal
-from hottune.tasks.glances import Glance
 from hottune.tasks.pace import Pace
 from hottune.tasks.prepare import Plan
 from hottune.tasks.standings import Standings, named
@@ -40,7 +39,7 @@ class Meter:
         self._standings = standings
         self._pace = pace or Pace()
         self._state = StudyState("", ceiling_mib=ceiling_mib)
-        self._lock = threading.RLock()  # of the state: glances come from another thread
+        self._lock = threading.RLock()  # of the state: looks come from another thread
 
     def stage(self, task: str, total: int, done: int = 0) -> None:
         """Begin a stage of `total` servers, `done` of which an earlier session measured."""
@@ -62,14 +61,14 @@ class Meter:
         """Say what the current server is doing."""
         self._show(step=line)
 
-    def look(self, glance: Glance) -> None:
-        """Take over what the current server uses and hits; any thread may call it."""
+    def look(self, vram_mib: float | None, hit_rate: float | None) -> None:
+        """Take over what the current server uses (MiB) and hits (0 to 1) just now; any thread may call it."""
         with self._lock:
             if not self._state.label:  # it has ended meanwhile
                 return
-            known = (glance.vram_peak_mib, glance.vram_mib, self._state.vram_peak_mib)
+            known = (vram_mib, self._state.vram_peak_mib)
             peak = max((one for one in known if one is not None), default=None)
-            self._show(vram_mib=glance.vram_mib, vram_peak_mib=peak, hit_rate=glance.hit_rate)
+            self._show(vram_mib=vram_mib, vram_peak_mib=peak, hit_rate=hit_rate)
 
     def trial(self, trial: Trial) -> None:
         """Show a trial that has just ended."""

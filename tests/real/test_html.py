@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hottune.outcomes import Measurement, Timeline
 from hottune.report import Format, load, render
+from hottune.report.schema import Report
 
 pytestmark = pytest.mark.real
 
@@ -19,12 +21,31 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 RESULT = Path(__file__).resolve().parents[2] / "reports" / "h100-24gib.json"
 
 
+def report_over_time() -> Report:
+    """Return the published report with made-up timelines, which results of its time do not have."""
+    report = load(RESULT)
+    arms = []
+    for arm in report.arms:
+        first = arm.replicates[0]
+        assert isinstance(first.outcome, Measurement)
+        cached = first.outcome.hit_rate is not None
+        line = Timeline(
+            at_s=[n / 4 for n in range(1, 61)],
+            vram_mib=[first.outcome.vram_peak_mib - 60 + n for n in range(60)],
+            hits=[40 + n for n in range(60)] if cached else [],
+            misses=[60 - n for n in range(60)] if cached else [],
+        )
+        run = first.model_copy(update={"outcome": first.outcome.model_copy(update={"timeline": line})})
+        arms.append(arm.model_copy(update={"replicates": [run, *arm.replicates[1:]]}))
+    return report.model_copy(update={"arms": arms})
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     if CHROMIUM is None:
         pytest.skip("no Chromium here (apt-get install chromium)")
     path = tmp_path / "report.html"
-    path.write_text(render(load(RESULT), Format.HTML), encoding="utf-8")
+    path.write_text(render(report_over_time(), Format.HTML), encoding="utf-8")
     return path
 
 
@@ -86,7 +107,7 @@ def test_the_page_works_from_disk_without_network_and_says_nothing_in_the_consol
     dom, console = browse(page, "--dump-dom")
     assert console == []
     charts = re.findall(r"<svg.*?</svg>", dom, re.DOTALL)
-    assert len(charts) == 10
+    assert len(charts) == 13
     assert all(re.search(r"<(rect|circle|path)", chart) for chart in charts)
     # The script ran: heads of tables have become buttons.
     assert dom.count('<button type="button">') > 20
@@ -196,13 +217,29 @@ def test_nothing_is_wider_than_the_screen_and_chart_text_is_readable(page, width
     assert height >= 10
 
 
+def test_lines_over_time_are_drawn_apart_and_the_ceiling_lies_above_them(page):
+    script = (
+        "const chart = (name) => [...doc.querySelectorAll('figure')].find((item) => item.querySelector("
+        "'figcaption').textContent === name).querySelector('svg');"
+        "const lines = [...chart('VRAM over time').querySelectorAll('path[class^=l]')];"
+        "const looks = lines.map((item) => { const style = win.getComputedStyle(item);"
+        "return [style.stroke, style.strokeDasharray, style.strokeWidth, style.fill].join(); });"
+        "const top = (item) => item.getBoundingClientRect().top;"
+        "const ceiling = top(chart('VRAM over time').querySelector('.reference'));"
+        "const warm = chart('Hit rate over time').querySelector('.warm').getBoundingClientRect();"
+        "return [lines.length, new Set(looks).size, looks.every((look) => look.endsWith('none')),"
+        "lines.every((item) => top(item) >= ceiling), warm.height > 50 && warm.width < 3].join();"
+    )
+    assert said(page, script) == '"4,4,true,true,true"'
+
+
 def test_data_open_for_print_and_close_after(page):
     script = (
         "const open = () => doc.querySelectorAll('details[open]').length; const seen = [open()];"
         "win.dispatchEvent(new Event('beforeprint')); seen.push(open());"
         "win.dispatchEvent(new Event('afterprint')); seen.push(open()); return seen;"
     )
-    assert said(page, script) == "[0,10,0]"
+    assert said(page, script) == "[0,13,0]"
 
 
 def test_the_copied_command_is_the_command(page):

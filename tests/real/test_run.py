@@ -53,6 +53,14 @@ def test_a_run_ends_with_baselines_trials_a_confirmed_winner_and_its_files(comma
     outcomes += [one["outcome"] for one in report["trials"] if one["outcome"]["kind"] == "measurement"]
     states = [outcome["machine_state"] for outcome in outcomes]
     assert all(state["settled"] and state["during"]["swap_growth_mib"] is not None for state in states)
+    for outcome in outcomes:
+        hot, line = outcome["engagement"]["hot"], outcome["timeline"]
+        if hot is not None:  # without a cache, the virtual GPU answers nobody while it runs
+            assert line["at_s"] == sorted(line["at_s"])
+            assert len(line["at_s"]) == len(line["vram_mib"]) == len(line["hits"]) <= 60
+            assert 0 < sum(line["hits"]) <= hot["hits"]
+            assert sum(line["misses"]) <= hot["misses"]
+            assert 0 < max(line["vram_mib"]) <= outcome["vram_peak_mib"] + 0.1
     assert report["ballast"] is None, "the virtual GPU has just the ceiling's size"
     saved = list((command.folder / "reports").glob("*.json"))
     assert [load(path).study for path in saved] == [report["study"]]

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from hottune.engine.argv import shell_command
 from hottune.report import beside, setup, wording
-from hottune.report.html import arm_charts, search_charts
+from hottune.report.html import arm_charts, search_charts, time_charts
 from hottune.report.html.arms_table import arms_table, comparisons_table
 from hottune.report.html.markup import bullets, code, esc, section
 from hottune.report.html.svg import Figure
@@ -41,13 +41,17 @@ def _main(report: Report) -> str:
         section("Speed", _grid(arm_charts.speeds(report))),
         section(
             "Search",
-            _grid([search_charts.scatter(report), history]),
-            bullets(wording.search_lines(report)),
+            _grid([search_charts.scatter(report), history, search_charts.parameters(report)]),
+            bullets([*wording.search_lines(report), *search_charts.no_parameters(report)]),
         ),
-        section("Cache and latency", _grid([hits, latency]), bullets(setup.proof(report))),
+        section(
+            "Cache and latency",
+            _grid([time_charts.hits_over_time(report), hits, latency]),
+            bullets(setup.proof(report)),
+        ),
         section(
             "Cold start, memory, roofline",
-            _grid([cold, vram, roofline]),
+            _grid([cold, vram, time_charts.vram_over_time(report), roofline]),
             bullets(beside.cold_start(report)),
             bullets(beside.roofline(report)),
         ),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hottune.outcomes import Measurement
+from hottune.report.html.bars import Bar, Group, bars
 from hottune.report.html.markup import Cell
 from hottune.report.html.svg import Figure
 from hottune.report.html.xy import Flag, Line, Point, plot
+from hottune.report.importance import BEST, FEW_PLACEMENTS, importance
 from hottune.report.schema import Report, Trial
-from hottune.report.wording import NOTHING, OUTCOME_WORDS, named, number
+from hottune.report.wording import NOTHING, OUTCOME_WORDS, named, number, objective_axis, share
 
 #: Letter of each outcome that is no measurement.
 LETTERS = {
@@ -20,7 +22,7 @@ LETTERS = {
     "not_engaged": "E",
     "rejected": "R",
 }
-_VALUES = (("decode_tok_s", "decode tok/s"), ("prefill_tok_s", "prefill tok/s"))
+_BY = {"turn_s": "the turn", "decode_tok_s": "decode speed", "prefill_tok_s": "prefill speed"}
 
 
 def scatter(report: Report) -> Figure | None:
@@ -65,9 +67,7 @@ def history(report: Report) -> Figure | None:
     """Return the objective over the trials, the best so far as a line, failures as letters."""
     if not report.trials:
         return None
-    field, axis = next(
-        (item for item in _VALUES if report.objective.startswith(item[0])), ("turn_s", "turn, s")
-    )
+    field, axis = objective_axis(report)
     points, flags, rows, steps = [], [], [], []
     best: float | None = None
     for trial in sorted(report.trials, key=lambda item: item.number):
@@ -107,6 +107,31 @@ def history(report: Report) -> Figure | None:
     note += f" Failed: {', '.join(failed)}." if failed else ""
     head = ["trial", "placement", "origin", "outcome", axis, "best so far"]
     return Figure("Search history", text, height, body, head, rows, note)
+
+
+def parameters(report: Report) -> Figure | None:
+    """Return how much each setting sets the best trials apart; None where too little was tried for that."""
+    found = importance(report)
+    if not found.shares:
+        return None
+    groups = [Group(name, [Bar(part * 100, share(part))]) for name, part in found.shares.items()]
+    rows = [[Cell(name), Cell(share(part), part)] for name, part in found.shares.items()]
+    body, height = bars(groups, "% of what sets the best apart")
+    text = f"Share of each of {len(rows)} settings in what sets the best trials apart, in percent, as bars."
+    note = (
+        f"What sets the best {BEST:.0%} of {found.n_placements} placements with a cache apart from all of "
+        f"them, by {_BY[objective_axis(report)[0]]} (PED-ANOVA). It describes these few trials, which were "
+        "chosen, not drawn evenly: it proves no cause, and tells nothing of what was not tried."
+    )
+    note += " Of so few, even the order is unsure." * (found.n_placements < FEW_PLACEMENTS)
+    note += f" The same in all: {', '.join(found.constant)}." if found.constant else ""
+    return Figure("Parameter importance", text, height, body, ["setting", "share"], rows, note)
+
+
+def no_parameters(report: Report) -> list[str]:
+    """Return why there is no parameter importance; nothing where there is one, or was no search."""
+    found = importance(report)
+    return [f"No parameter importance: {found.why_not}."] if report.trials and found.why_not else []
 
 
 def _measured(trials: Sequence[Trial]) -> list[tuple[Trial, Measurement]]:

@@ -74,6 +74,9 @@ class FakeServer:
     def hot_stats(self) -> None:
         return None
 
+    def glance(self) -> None:
+        return None
+
     def stop(self) -> None:
         self.stopped = True
 

@@ -81,14 +81,6 @@ def test_the_counters_of_a_complete_device_are_all_read() -> None:
     assert [(one.name, one.slots) for one in hot.devices] == [("VGPU0", 12)]
 
 
-def test_the_virtual_gpus_use_and_peak_are_read_where_there_is_one() -> None:
-    used = STATS | {"vgpu": STATS["vgpu"] | {"used_bytes": 2 * 1024**2}}
-    stats = control.parse(json.dumps(used))
-    assert (stats.virtual_used_mib, stats.virtual_peak_mib) == (2.0, 3.0)
-    none = control.parse(json.dumps({name: value for name, value in STATS.items() if name != "vgpu"}))
-    assert (none.virtual_used_mib, none.virtual_peak_mib) == (None, None)
-
-
 def test_an_older_device_has_none_of_the_later_counters() -> None:
     hot = control.parse(json.dumps(STATS)).hot
     assert hot is not None
@@ -165,6 +157,25 @@ def test_a_running_device_is_asked_over_its_socket(tmp_path: Path) -> None:
     assert stats is not None
     assert stats.hot is not None
     assert stats.hot.hits == 300
+
+
+def test_a_glance_has_what_moves(tmp_path: Path) -> None:
+    path = tmp_path / "hot.sock"
+    answers = {
+        b'{"version":1,"enabled":true,"hits":3,"misses":1}': control.Glance((3, 1), None),
+        b'{"version":1,"enabled":false,"vgpu":{"used_bytes":2097152}}': control.Glance(None, 2.0),
+        b'{"version":1,"enabled":true,"hits":3}': None,
+        b'{"version":1,"enabled":false,"vgpu":[]}': control.Glance(None, None),
+        b'{"version":1,"enabled":false,"vgpu":3}': None,
+        b'{"error":"no"}': None,
+    }
+    for answer, wanted in answers.items():
+        thread, asked = serve_once(path, answer + b"\n")
+        assert control.glance(path) == wanted
+        thread.join()
+        assert json.loads(asked[0]) == {"cmd": "stats"}
+        path.unlink()
+    assert control.glance(path) is None
 
 
 def test_a_device_that_hangs_is_given_up_on(tmp_path: Path) -> None:

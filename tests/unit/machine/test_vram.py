@@ -45,11 +45,12 @@ def test_the_peak_is_the_processs_highest_use_not_its_last(card: fake.FakeGpu) -
             card.processes = [(1, 9000 * MIB), (os.getpid(), used * MIB)]
             sampled(sampler)
     assert sampler.peak_mib == 700
+    assert sampler.last_mib == 300
     assert sampler.source == "process"
 
 
 def test_before_a_sample_nothing_is_known_of_its_use() -> None:
-    assert VramSampler(GPU).now_mib is None
+    assert VramSampler(GPU).last_mib is None
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -64,7 +65,7 @@ def test_a_server_that_goes_on_is_sampled_anew_from_the_same_baseline(
             sampled(sampler)
             if used == 700:
                 assert sampler.peak_mib == 700
-        assert sampler.now_mib == 300, "for whoever watches: not the peak, and without what was there before"
+        assert sampler.last_mib == 300, "for whoever watches: not the peak, and without what was there before"
         sampler.begin_again()
         sampled(sampler)
         assert sampler.peak_mib == 300
@@ -93,6 +94,7 @@ def test_where_the_process_is_hidden_the_cards_change_stands_in(card: fake.FakeG
         sampled(sampler)
     assert sampler.source == "device-change"
     assert sampler.peak_mib == 600
+    assert sampler.last_mib == 400
 
 
 def test_a_sampler_samples_at_least_ten_times_a_second(card: fake.FakeGpu) -> None:
@@ -107,6 +109,7 @@ def test_without_nvml_there_is_a_note_and_no_peak(monkeypatch: pytest.MonkeyPatc
     with VramSampler(GPU) as sampler:
         pass
     assert sampler.peak_mib == 0
+    assert sampler.last_mib is None
     assert "no NVIDIA driver library" in sampler.note
 
 

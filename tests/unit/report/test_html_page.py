@@ -90,6 +90,7 @@ def test_a_published_report_has_every_chart_with_its_data_in_the_order_of_the_pa
         "Whole turn",
         "Prefill against decode",
         "Search history",
+        "Parameter importance",
         "Hit rate by layer",
         "Latency of a token",
         "Cold start beside warm",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -17,6 +19,7 @@ from hottune.outcomes import (
     OutOfMemory,
     Rejected,
     TimedOut,
+    Timeline,
     too_large,
 )
 from hottune.search.journal import CONFIRM, Journal
@@ -57,6 +60,29 @@ def test_a_scored_measurement_keeps_its_next_tokens(tmp_path: Path) -> None:
     kept, frozen = journaled(tmp_path, simulated.measurement(2.0).model_copy(update={"next_tokens": tokens}))
     assert kept.next_tokens == tokens  # type: ignore[union-attr]
     assert frozen.value == 2.0
+
+
+def test_what_a_study_stored_before_there_was_a_timeline_is_read(tmp_path: Path) -> None:
+    measured = simulated.measurement(2.0)
+    journaled(tmp_path, measured)
+    old = json.loads(measured.model_dump_json())
+    del old["timeline"]
+    with sqlite3.connect(tmp_path / "study.db") as study:
+        done = study.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'outcome'",
+            (json.dumps(json.dumps(old)),),
+        )
+        assert done.rowcount == 1
+    ((_, replicate),) = (
+        Journal("one", sqlite_url(tmp_path / "study.db"), Objective.TURN).replicates("key").values()
+    )
+    assert replicate.outcome == measured
+
+
+def test_a_timeline_is_stored_with_its_measurement(tmp_path: Path) -> None:
+    line = Timeline(at_s=[0.25, 0.5], vram_mib=[10.0, 12.5], hits=[1, 2], misses=[3, 0])
+    kept, _ = journaled(tmp_path, simulated.measurement(2.0).model_copy(update={"timeline": line}))
+    assert kept.timeline == line  # type: ignore[union-attr]
 
 
 def test_only_memory_makes_a_smaller_placement_worth_a_try() -> None:

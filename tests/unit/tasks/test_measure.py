@@ -10,6 +10,7 @@ from typing import Any
 import planned
 import pytest
 
+from hottune.engine.control import Glance
 from hottune.engine.interface import LaunchFailed
 from hottune.machine.clocks import HARDWARE_HEAT
 from hottune.outcomes import (
@@ -45,10 +46,16 @@ class FakeServer:
         self.stopped = False
         self.silent = False
         self.driven = 0
+        self.glances = 0
         self.looks: list[str] = []  # at the logits
 
     def hot_stats(self) -> HotStats | None:
         return None if self.silent else self.hot
+
+    def glance(self) -> Glance:
+        self.glances += 1
+        hot = self.hot is not None
+        return Glance((3 * self.glances, self.glances) if hot else None, virtual_mib=30.0 + self.glances)
 
     def stop(self) -> HotStats | None:
         self.stopped = True
@@ -291,3 +298,14 @@ def test_every_measurement_tells_the_machines_state_around_it(measured: Callable
     assert state.during is not None
     assert state.during.swap_growth_mib is not None
     assert state.during.samples == 0, "a virtual GPU is not asked"
+
+
+def test_every_measurement_tells_vram_and_hits_over_time(measured: Callable[..., Outcome]) -> None:
+    outcome = measured(hot_k=4)
+    assert isinstance(outcome, Measurement)
+    assert outcome.timeline is not None
+    assert (outcome.timeline.vram_mib, outcome.timeline.hit_rates) == ([32.0], [0.75])
+    plain = measured(server=FakeServer())
+    assert isinstance(plain, Measurement)
+    assert plain.timeline is not None
+    assert plain.timeline.hits == []

@@ -46,6 +46,9 @@ class FakeServer:
     def hot_stats(self) -> HotStats | None:
         return self.hot() if self.answers else None
 
+    def glance(self) -> None:
+        return None
+
     def apply(self, placement: Placement) -> None:
         if self.refuses:
             raise ControlError(self.refuses)

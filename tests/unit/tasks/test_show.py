@@ -10,7 +10,6 @@ from hottune.outcomes import Measurement, NotEngaged
 from hottune.placement import Placement
 from hottune.progress import NoProgress, StudyState
 from hottune.report.schema import Replicate
-from hottune.tasks.glances import Glance
 from hottune.tasks.show import Meter, outcome_line
 
 HOT = Placement(n_cpu_moe=8, hot_k=4, threads=1)
@@ -77,20 +76,18 @@ def test_a_stage_may_take_more_servers_than_planned() -> None:
     assert (shown.last.done, shown.last.total) == (3, 3)
 
 
-def test_glances_belong_to_the_server_that_runs() -> None:
+def test_looks_belong_to_the_server_that_runs() -> None:
     shown = Shown()
     meter = Meter(shown)
     meter.stage("Search", 5)
-    meter.look(Glance(9.0, 0.9))
+    meter.look(9.0, 0.9)
     assert shown.last.vram_mib is None, "none runs"
     meter.begin(HOT)
-    meter.look(Glance(30.0, 0.5))
-    meter.look(Glance(20.0, 0.6))
+    meter.look(30.0, 0.5)
+    meter.look(20.0, 0.6)
     assert (shown.last.vram_mib, shown.last.vram_peak_mib, shown.last.hit_rate) == (20.0, 30.0, 0.6)
-    meter.look(Glance(20.0, 0.6, vram_peak_mib=40.0))
-    assert shown.last.vram_peak_mib == 40.0
-    meter.look(Glance(None, None))
-    assert (shown.last.vram_mib, shown.last.vram_peak_mib) == (None, 40.0)
+    meter.look(None, None)
+    assert (shown.last.vram_mib, shown.last.vram_peak_mib) == (None, 30.0)
     meter.begin(HOT)
     assert (shown.last.vram_mib, shown.last.vram_peak_mib, shown.last.hit_rate) == (None, None, None)
 
