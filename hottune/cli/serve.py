@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from hottune.cli.common import cache_dir, console, emit_json, handled, make_prog
 from hottune.cli.found import result_path
 from hottune.cli.run import close
 from hottune.engine.build import BuildOptions
-from hottune.errors import StudyNotFoundError
+from hottune.errors import StorageError, StudyNotFoundError
 from hottune.report import load
 
 if TYPE_CHECKING:
@@ -123,15 +124,17 @@ def _find(study: str, arm: str | None, storage: str | None) -> Found:
     Raises:
         StudyNotFoundError: there is none of these.
     """
-    from hottune.tasks.served import of_journal, of_report
-
-    if storage is None:
-        with suppress(StudyNotFoundError):
-            return of_report(load(result_path(study)), arm)
     from hottune.search.catalogue import reopen
     from hottune.search.storage import sqlite_url
+    from hottune.tasks.served import asked_in, of_journal, of_report
 
     urls = [storage] if storage else [sqlite_url(path) for path in sorted(studies_dir().glob("*.db"))]
+    if storage is None:
+        with suppress(StudyNotFoundError):
+            found = of_report(load(result_path(study)), arm)
+            with suppress(StudyNotFoundError, StorageError):
+                found = replace(found, asked=asked_in(reopen(found.study, urls)))
+            return found
     return of_journal(reopen(study, urls), arm)
 
 
