@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from hottune import progress as progress_protocol
-from hottune.errors import HottuneError
+from hottune.errors import HottuneError, NoSpaceError
 from hottune.progress import StudyState
 from hottune.units import format_bytes, format_seconds
 
@@ -97,6 +99,11 @@ def handled(json_output: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         console().print("Interrupted.", style="yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        show_error(NoSpaceError("Nothing more can be written: the disk is full.", str(error), "Make room."))
+        raise typer.Exit(NoSpaceError.exit_code) from error
 
 
 def error_facts(error: HottuneError) -> dict[str, object]:
@@ -113,11 +120,33 @@ def error_facts(error: HottuneError) -> dict[str, object]:
 def show_error(error: HottuneError) -> None:
     """Print what happened, why, and what to do next."""
     out = console()
-    out.print(Text.assemble(("Error: ", "bold red"), error.what), soft_wrap=True)
+    print_line(out, Text.assemble(("Error: ", "bold red"), error.what))
     if error.why:
-        out.print(Text(f"Why: {error.why}"), soft_wrap=True)
+        print_line(out, Text(f"Why: {error.why}"))
     if error.next_step:
-        out.print(Text(f"Next: {error.next_step}"), soft_wrap=True)
+        print_line(out, Text(f"Next: {error.next_step}"))
+
+
+def print_line(out: Console, line: Text) -> None:
+    """Print a line that a program may read: cut between words on a terminal, never within one; else whole.
+
+    So a path that is longer than the terminal can still be copied. Lines that go on are indented.
+    """
+    if not is_live(out):
+        out.print(line, soft_wrap=True)
+        return
+    text = line.plain
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    pieces = textwrap.wrap(
+        text, max(20, out.width), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    at = 0
+    for piece in pieces:
+        words = piece if at == 0 else piece[len(indent) :]
+        at = text.index(words, at)
+        shown = line[at : at + len(words)]
+        out.print(Text(indent) + shown if at else shown, soft_wrap=True)
+        at += len(words)
 
 
 def is_live(out: Console) -> bool:
@@ -224,13 +253,13 @@ class RichProgress:
         if not self._task:
             return
         took = format_seconds(time.monotonic() - self._started)
-        self._out.print(Text(f"{self._task}: {note or 'done'} ({took})"), soft_wrap=True)
+        print_line(self._out, Text(f"{self._task}: {note or 'done'} ({took})"))
         self._task = ""
 
     def say(self, line: str) -> None:
         """Show one line that stays, above a running bar."""
         self._said_at = time.monotonic()
-        self._out.print(Text(line), soft_wrap=True)
+        print_line(self._out, Text(line))
 
     def close(self) -> None:
         """Remove what is still drawn (after an error or Ctrl-C); nothing is drawn any more."""

@@ -16,6 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from hottune.engine.space import full_disk_as_error, require_space
+from hottune.errors import BadSettingError
 from hottune.models.gguf_header import DEFAULT_ALIGNMENT, MAGIC
 from hottune.progress import NoProgress, Progress
 from hottune.units import format_bytes
@@ -61,8 +62,11 @@ def write_gguf(
     """Write the file under a temporary name beside `path`, then rename it: `path` is never half a model.
 
     Raises:
+        BadSettingError: the path is a folder, a device or a pipe, which a rename would replace.
         NoSpaceError: the disk has too little room; found before anything is written.
     """
+    if path.exists() and not path.is_file():
+        raise BadSettingError(f"{path} is no file: no model can be written there.", next_step="Name a file.")
     progress = progress or NoProgress()
     header = _header(metadata, n_keys, tensors)
     total = len(header) + sum(_padded(tensor.n_bytes) for tensor in tensors)

@@ -33,6 +33,7 @@ def load(path: Path) -> Report:
         BadResultError: the file cannot be read, is not JSON, is not a result of hottune, or was written by a
             newer hottune.
     """
+    text = "?"
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text)
@@ -42,6 +43,12 @@ def load(path: Path) -> Report:
             next_step="Check the path; `hottune studies list` shows the studies that are here.",
         ) from error
     except (ValueError, RecursionError) as error:
+        if path.suffix == ".db":
+            raise BadResultError(
+                f"{path} is no study: it is {'no SQLite file' if text else 'empty'}.",
+                "It was damaged or cut short while it was copied, or belongs to another program.",
+                "Copy it again while no hottune works on the study, or give its result file (.json).",
+            ) from error
         raise BadResultError(
             f"{path} is not JSON: {error}.",
             "It is another kind of file, or was cut short while it was copied.",

@@ -35,9 +35,16 @@ def save(report: Report, folder: Path, *, png: bool = False, link: str = "") -> 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file so that a reader, or a crash, never sees half of it; return the path.
 
+    What a link leads to is replaced, not the link. A device or a pipe (/dev/stdout) is written to as it is.
+
     Raises:
-        OSError: the folder cannot be created or written.
+        OSError: the folder cannot be created or written, or the path is a folder.
     """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as special:  # a folder refuses
+            special.write(data)
+        return path
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

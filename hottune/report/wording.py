@@ -91,7 +91,8 @@ def failures(report: Report) -> list[str]:
     lines = []
     for arm in report.arms:
         if arm.outcome != "measurement":
-            lines.append(" ".join(f"{arm.name}: {outcome(arm)}. {arm.detail}".split()))
+            said = arm.detail if arm.outcome == "not_confirmed" else f"{outcome(arm)}. {arm.detail}"
+            lines.append(" ".join(f"{arm.name}: {said}".split()))
             continue
         for kind, count in Counter(item.outcome.kind for item in arm.replicates).items():
             if kind != "measurement":
@@ -238,14 +239,14 @@ def accounted(report: Report) -> list[str]:
     found = report.account
     if found is None:
         return []
+    reused = f" ({found.reused} in the server of the trial before)" if found.reused else ""
     lines = [
-        f"{found.servers} servers for {len(report.trials)} trials ({found.reused} in the server of the trial "
-        f"before), {format_seconds(found.seconds)}"
+        f"{found.servers} servers for {len(report.trials)} trials{reused}, {format_seconds(found.seconds)}"
     ]
     if found.vram_error is not None:
         lines.append(
-            f"predicted peak VRAM was within {found.vram_error:.1%} of the measured one in "
-            f"{found.vram_judged} placement{'s' * (found.vram_judged != 1)}, after the first three"
+            f"after the first three placements, predicted peak VRAM was within {found.vram_error:.1%} of the "
+            f"measured one ({found.vram_judged} checked)"
         )
     if found.front:
         numbers = {trial.number: trial for trial in report.trials}

@@ -60,12 +60,17 @@ def storage_errors(url: str) -> Iterator[None]:
             message, str(error), "For PostgreSQL: pip install 'hottune[postgresql]'."
         ) from error
     except optuna.exceptions.StorageInternalError as error:
-        raise StorageError(
-            f"The storage {shown} failed.", str(error.__cause__ or error)[:500], hint
-        ) from error
+        raise StorageError(f"The storage {shown} failed.", _said(error.__cause__ or error), hint) from error
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"The storage {shown} cannot be used.", reason[:500], hint) from error
+        raise StorageError(f"The storage {shown} cannot be used.", _said(error), hint) from error
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error says, without the statement and the address that SQLAlchemy adds below it."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "malformed" in reason or "file is not a database" in reason:
+        reason += ": the file is damaged, or was cut short while it was copied"
+    return reason[:500]
 
 
 def open_storage(url: str) -> Storage:
@@ -81,6 +86,7 @@ def open_storage(url: str) -> Storage:
         if path is None:
             # A pooled connection is tried before it is used: the server may have been restarted.
             return Storage(_opened_by_many(_with_driver(url), {"pool_pre_ping": True}))
+        _refuse_foreign(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_WAIT_S)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -103,7 +109,28 @@ def open_to_look(url: str) -> optuna.storages.RDBStorage:
             return optuna.storages.RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
+        _refuse_foreign(path)
         return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Leave a database of another program as it is: Optuna would make its tables in there.
+
+    Raises:
+        StorageError: it has tables, and not Optuna's.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+    if tables and "studies" not in tables:
+        raise StorageError(
+            f"{path} is the database of another program.",
+            f"It has no studies, but {', '.join(sorted(tables)[:3])}. It was left as it is.",
+            "Give the .db file of a study.",
+        )
 
 
 def _relational(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:

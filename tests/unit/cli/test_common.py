@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from hottune.cli import common
 from hottune.errors import NotMoeError
@@ -44,6 +46,39 @@ def test_ctrl_c_ends_with_130() -> None:
     with pytest.raises(typer.Exit) as ended, common.handled():
         raise KeyboardInterrupt
     assert ended.value.exit_code == 130
+
+
+def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    common.console.cache_clear()
+    with pytest.raises(typer.Exit) as ended, common.handled():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    common.console.cache_clear()
+    assert ended.value.exit_code == 21
+    assert "No space left on device" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_lines_on_a_terminal_break_between_words_and_never_within_a_path(width: int) -> None:
+    out = Terminal()
+    console = Console(file=out, width=width, force_terminal=True, force_interactive=True, color_system=None)
+    path = "/home/somebody/" + "folder/" * 12 + "study.json"
+    line = f"  #7  ncmoe 6 + hot 49 lru shared   out of memory: no room, says {path}"
+    common.print_line(console, Text(line))
+    lines = out.getvalue().splitlines()
+    assert " ".join(" ".join(lines).split()) == " ".join(line.split())
+    assert all(len(one) <= width or path in one for one in lines)
+    assert all(one.startswith("    ") for one in lines[1:])
+
+
+def test_lines_in_a_file_stay_whole() -> None:
+    _, out = plain()
+    common.print_line(Console(file=out, width=40), Text("word " * 30))
+    assert out.getvalue() == "word " * 30 + "\n"
 
 
 def test_a_bug_is_not_swallowed() -> None:

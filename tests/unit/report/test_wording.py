@@ -111,7 +111,7 @@ def test_an_arm_that_was_never_measured_again_is_not_a_measurement():
         update={"outcome": "not_confirmed", "detail": "not measured again", "replicates": []}
     )
     assert wording.outcome(arm) == "not confirmed"
-    assert wording.failures(build.report(arms=[arm])) == ["hot: not confirmed. not measured again"]
+    assert wording.failures(build.report(arms=[arm])) == ["hot: not measured again"]
     assert wording.remeasured(build.report(arms=[arm])) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hottune.search.entries import Planned
 from hottune.search.journal import Journal
 from hottune.search.objective import Objective
 from hottune.search.space import Space, plan
-from hottune.search.storage import Patience, open_storage, sqlite_url
+from hottune.search.storage import Patience, open_storage, open_to_look, sqlite_url
 
 
 class Away:
@@ -153,3 +154,16 @@ def test_a_sqlite_file_survives_a_killed_process_and_decides_on_what_it_read(tmp
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             sqlite3.connect(tmp_path / "t.db", timeout=0).execute("BEGIN IMMEDIATE")
+
+
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "bookmarks.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE bookmarks (address TEXT)")
+        connection.commit()
+    before = path.read_bytes()
+    for opened in (open_storage, open_to_look):
+        with pytest.raises(StorageError, match="another program"):
+            opened(sqlite_url(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
