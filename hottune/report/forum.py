@@ -25,7 +25,13 @@ class ForumRenderer:
     def render(self, report: Report) -> str:
         """Return the report as short Markdown; `MarkdownRenderer` has the rest."""
         found = wording.answer(report)
-        lines = [f"**{label}:** {escape(value)}" for label, value in short_setup(report)]
+        lines: list[str] = []
+        for label, value in short_setup(report):
+            line = f"**{label}:** {escape(value)}"
+            if label == "RAM" and lines:  # beside the processor: one screen is all there is
+                lines[-1] += f"; {line}"
+            else:
+                lines.append(line)
         blocks = [f"> **{escape(wording.VIRTUAL_GPU)}**"] if wording.is_virtual(report) else []
         blocks += [
             f"**{escape(found.what)}.** {escape(' '.join((found.why, found.against, found.engines)))}",
@@ -82,7 +88,8 @@ def _notes(report: Report) -> list[str]:
         notes.append(f"KL divergence from all-cpu's next tokens: at most {_kld(worst)} nats a position.")
     more = len(notes) - MOST_NOTES
     hidden = len(report.arms) - len(_shown(report))
-    shown = [first, *(_first_sentence(one) for one in notes[:MOST_NOTES])]
+    legend = [text] if (text := wording.legend(report)) else []
+    shown = [first, *legend, *(_first_sentence(one) for one in notes[:MOST_NOTES])]
     shown += [f"{more} more notes in the result file."] * (more > 0)
     shown += [f"{hidden} more rows in the result file."] * (hidden > 0)
     return [escape(one) for one in shown]

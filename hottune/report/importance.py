@@ -104,4 +104,4 @@ def _ped_anova(tried: Sequence[Placement], costs: Sequence[float], varied: Seque
             found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=BEST))
     finally:
         optuna.logging.set_verbosity(told)
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    return dict(sorted(found.items(), key=lambda item: (-round(item[1], 9), item[0])))

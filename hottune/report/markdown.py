@@ -115,7 +115,9 @@ def _notes(report: Report) -> str:
         notes.append("± after a speed is the standard deviation over fresh servers.")
     methods = verdicts.methods(wording.changes_of(wording.comparisons(report)))
     if methods:
-        notes.append(f"± after a change is the longer half of its interval ({methods}).")
+        notes.append(
+            f"± after a change is the longer half of its interval, or both ends stand there ({methods})."
+        )
     notes += wording.footnotes(report)
     return escape(" ".join(notes))
 

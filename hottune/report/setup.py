@@ -49,12 +49,17 @@ def setup(report: Report) -> list[tuple[str, str]]:
             f"load mode {_by_arm(report, lambda item: item.load_mode.value)}",
         ),
         ("Workload", f"{work.name}: {', '.join(dict.fromkeys(warm))} tokens"),
-        ("Runs", f"{_runs(report)}; objective: {report.objective}"),
+        ("Runs", f"{_runs(report)}; objective: {_plain(report.objective)}"),
         *([("Search began with", "; ".join(report.began_with))] if report.began_with else []),
         ("llama.cpp", f"{engine.llama_build}, {engine.backend.value}, {engine.compiler} ({engine.source})"),
         *((f"{one.name}", _other(one)) for one in report.other_engines),
         ("hottune", f"{report.hottune_version}, {report.created:%Y-%m-%d}, {format_seconds(report.seconds)}"),
     ]
+
+
+def _plain(objective: str) -> str:
+    """Return an objective in words: `turn (chat)` for `turn_s (chat)`."""
+    return objective.replace("_tok_s", " speed").replace("turn_s", "turn")
 
 
 def _other(engine: OtherEngine) -> str:

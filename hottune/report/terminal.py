@@ -113,6 +113,7 @@ def _arms(report: Report) -> RenderableType:
         notes.append("KLD: least divergence from all-cpu's next tokens.")
     if any(arm.vram_source == "device-change" for arm in report.arms):
         notes.append("~ marks the change of the whole device: the process's own use is hidden here.")
+    notes += [text] if (text := wording.legend(report)) else []
     return Padding(Group(table, Text(" ".join(notes), style="dim")), (1, 0, 0, 0))
 
 

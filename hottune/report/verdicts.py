@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from hottune.report.schema import Change
 
 NOTHING = "–"
+#: A wide interval of which one half is longer than so many times the other is shown by its ends.
+LOPSIDED, WIDE = 1.25, 0.1
 _HOLM = ", verdict by Holm over "
 _COUNT = ", n="
 
 
 def change(value: Change | None) -> str:
-    """Return `faster +12% ±4%`, `slower −13% ±2%` or `can't tell +1.0% ±6.2%`.
+    """Return `faster +12% ±4%`, or `faster, +20% to +201%` where the interval is lopsided.
 
-    The ± is the longer side of the interval, which is not symmetrical.
+    The ± is the longer half of the interval. Where that is much longer than the other half, it would say that
+    a change may be none, or be slower than standing still, so both ends stand there.
     """
     if value is None:
         return NOTHING
@@ -23,8 +26,13 @@ def change(value: Change | None) -> str:
     text = f"{value.verdict} {signed(percent, decimals)}"
     if value.low is None or value.high is None:
         return f"{text}, no interval"
-    half = max(value.high - value.ratio, value.ratio - value.low) * 100
-    return f"{text} ±{half:,.{decimals}f}%"
+    upper, lower = value.high - value.ratio, value.ratio - value.low
+    if upper > max(WIDE, LOPSIDED * lower):
+        ends = [
+            signed((end - 1) * 100, 0 if abs(end - 1) >= 0.0995 else 1) for end in (value.low, value.high)
+        ]
+        return f"{value.verdict}, {' to '.join(ends)}"
+    return f"{text} ±{max(upper, lower) * 100:,.{decimals}f}%"
 
 
 def ratio(value: float) -> str:

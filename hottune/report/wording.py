@@ -304,9 +304,24 @@ def _moved(before: float, after: float) -> str:
     return f"search {number(before)} → re-measured {number(after)} ({signed(percent, 1)})"
 
 
+def legend(report: Report) -> str:
+    """Return what the names of this report's placements mean; "" where there are none to explain."""
+    placements = [arm.placement for arm in report.arms]
+    parts = []
+    if any(not one.fit for one in placements):
+        parts.append("ncmoe N: the experts of N layers in RAM")
+    if any(one.hot_k for one in placements):
+        interval = any("/" in one.label() for one in placements)
+        parts.append(
+            f"hot K{'/T' * interval}: K experts of each of them cached in VRAM"
+            + ", chosen anew every T tokens" * interval
+        )
+    return "; ".join([*parts, "ub: micro-batch"]) + "." if parts else ""
+
+
 def footnotes(report: Report) -> list[str]:
     """Return what explains the table of arms in long formats, beside what its changes are."""
-    notes = []
+    notes = [text] if (text := legend(report)) else []
     if any(arm.kld_to_all_cpu is not None for arm in report.arms):
         notes.append(
             "KLD is the KL divergence of the next-token distribution from all-cpu's, a lower bound from the "

@@ -55,7 +55,7 @@ def test_the_table_is_narrow_and_has_the_change_that_decides():
 def test_the_setup_has_what_such_posts_have():
     text = shown(build.report())
     for label in ("GPU", "CPU", "RAM", "Model", "Quant", "KV, context", "ubatch", "Runs", "Software"):
-        assert f"- **{label}:** " in text
+        assert f"**{label}:** " in text
     assert "128 GiB" in text
 
 

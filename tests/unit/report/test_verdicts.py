@@ -44,6 +44,12 @@ def test_how_intervals_were_made_is_said_once(methods: list[str], sentence: str)
     assert made(*methods) == sentence
 
 
+def test_a_lopsided_interval_is_shown_by_its_ends() -> None:
+    assert verdicts.change(build.change(1.12, 1.08, 1.16, "faster")) == "faster +12% ±4%"
+    assert verdicts.change(build.change(1.91, 1.20, 3.01, "faster")) == "faster, +20% to +201%"
+    assert verdicts.change(build.change(0.88, 0.18, 4.0)) == "can't tell, −82% to +300%"
+
+
 def test_a_ratio_has_two_digits_and_one_sign() -> None:
     assert verdicts.ratio(0.682) == "0.68×"
     assert verdicts.interval(build.change(1.0342, 0.99, 1.08)) == "1.03× (0.99 to 1.08)"
