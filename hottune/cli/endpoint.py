@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hottune.cli import common
 from hottune.errors import BadSettingError
-from hottune.report.endpoint import EndpointResult
+from hottune.report.endpoint import EndpointResult, json_text
 from hottune.report.names import file_stem
 from hottune.report.store import write_bytes
 from hottune.report.wording import NOTHING, number
@@ -124,7 +124,7 @@ def measured(
             progress.close()
     path = out or _free_path(f"endpoint-{file_stem(result.label)}")
     try:
-        write_bytes(path, (result.model_dump_json(indent=2) + "\n").encode())
+        write_bytes(path, json_text(result).encode())
     except OSError as error:
         raise BadSettingError(
             f"{path} cannot be written: {error.strerror}.", next_step="Give another --out."

@@ -129,7 +129,12 @@ Timeout = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result and errors.")]
 
-
+StoredIn = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", metavar="URL", help="Optuna storage that has the study. Default: ./studies, ./reports."
+    ),
+]
 Link = Annotated[
     str, typer.Option(metavar="URL", help="Address of the result file, for Markdown.", show_default=False)
 ]

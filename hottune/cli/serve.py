@@ -12,11 +12,11 @@ import typer
 from rich.text import Text
 
 from hottune.cli import options
-from hottune.cli.common import cache_dir, console, emit_json, handled, make_progress, studies_dir
-from hottune.cli.found import result_path
+from hottune.cli.common import cache_dir, console, emit_json, handled, make_progress
+from hottune.cli.found import is_file, locate, report_of_study, result_file
 from hottune.cli.run import close
 from hottune.engine.build import BuildOptions
-from hottune.errors import StudyNotFoundError
+from hottune.errors import BadResultError, NothingMeasuredError
 from hottune.report import load
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Printed(StrEnum):
 
 
 def serve(
-    study: Annotated[str, typer.Argument(help="A study's name, or the path of a result file (.json).")],
+    study: Annotated[str, typer.Argument(help="A study's name, its .db file, or a result file (.json).")],
     extra: Annotated[
         list[str] | None,
         typer.Argument(metavar="ARGUMENTS", help="More arguments for llama-server, after --."),
@@ -73,10 +73,7 @@ def serve(
     gpu: Annotated[
         int | None, typer.Option(metavar="N", help="Which GPU, by NVML's number. Default: the study's.")
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Optuna storage that has the study. Default: reports, ./studies."),
-    ] = None,
+    storage: options.StoredIn = None,
     backend: options.BackendOption = None,
     source: options.Source = None,
     git: options.Git = None,
@@ -118,21 +115,24 @@ def serve(
 
 
 def _find(study: str, arm: str | None, storage: str | None) -> Found:
-    """Return what is to be served: of a result file, the study's report, or the study in a storage.
+    """Return what is to be served: what was confirmed, or else what the study's search measured as best.
 
     Raises:
-        StudyNotFoundError: there is none of these.
+        StudyNotFoundError: there is nothing of that name.
     """
     from hottune.tasks.served import of_journal, of_report
 
-    if storage is None:
-        with suppress(StudyNotFoundError):
-            return of_report(load(result_path(study)), arm)
-    from hottune.search.catalogue import reopen
-    from hottune.search.storage import sqlite_url
-
-    urls = [storage] if storage else [sqlite_url(path) for path in sorted(studies_dir().glob("*.db"))]
-    return of_journal(reopen(study, urls), arm)
+    source = locate(study, storage)
+    if isinstance(source, Path):
+        return of_report(load(source), arm)
+    # A study that is not finished, or that an earlier hottune began, has its last result file at best.
+    with suppress(BadResultError, NothingMeasuredError):
+        if (report := report_of_study(source)).winner:
+            return of_report(report, arm)
+    path = None if storage or is_file(study) else result_file(study)
+    if path is not None and (report := load(path)).winner:
+        return of_report(report, arm)
+    return of_journal(source, arm)
 
 
 def _job(
