@@ -15,7 +15,7 @@ import httpx
 import pytest
 from hottune_command import Command, Started, require_engine
 
-from hottune.engine.server import free_port
+from hottune.engine.ports import free_port
 from hottune.outcomes import OutOfMemory
 from hottune.search.catalogue import reopen
 from hottune.search.entries import Planned, attributes_of

@@ -21,7 +21,7 @@ from hottune_command import Command, Started, gone_within, require_engine, serve
 
 from hottune.cli.common import cache_dir
 from hottune.engine import control
-from hottune.engine.server import free_port
+from hottune.engine.ports import free_port
 from hottune.models.resolve import resolve_model
 
 pytestmark = pytest.mark.real

@@ -17,7 +17,7 @@ import pytest
 from hottune_command import Command, Started, gone_within, require_engine, servers_of, wait_for_servers
 
 from hottune.cli.common import cache_dir
-from hottune.engine.server import free_port
+from hottune.engine.ports import free_port
 from hottune.models.resolve import resolve_model
 
 pytestmark = pytest.mark.real
