@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from hottune_command import Command, Started, gone_within, require_engine, servers_of
+from hottune_command import Command, Started, gone_within, servers_of, small_study
 
 from hottune.cli.common import cache_dir
 from hottune.engine import control
@@ -33,12 +33,7 @@ QUESTION = {"prompt": "The tide pools of the northern coast", "n_predict": 40, "
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """A folder with the report of a small study."""
-    require_engine()
-    made = Command(tmp_path_factory.mktemp("work"))
-    small = ("--scale", "0.1", "--trials", "1", "--replicates", "1", "--top", "1", "--study", STUDY)
-    ended = made.run("run", "demo", "--backend", "cpu", *small, "--json")
-    assert ended.returncode == 0, ended.stderr
-    return made
+    return small_study(tmp_path_factory.mktemp("work"), STUDY)
 
 
 @pytest.fixture(autouse=True)
