@@ -12,9 +12,8 @@ import typer
 from rich.text import Text
 
 from hottune.cli import options
-from hottune.cli.common import cache_dir, console, emit_json, handled, make_progress
+from hottune.cli.common import cache_dir, close, console, emit_json, handled, make_progress
 from hottune.cli.found import is_file, locate, report_of_study, result_file
-from hottune.cli.run import close
 from hottune.engine.build import BuildOptions
 from hottune.errors import BadResultError, NothingMeasuredError
 from hottune.report import load

@@ -8,6 +8,8 @@ import socket
 from hottune.errors import BadSettingError, PortTakenError
 
 LOOPBACK = "127.0.0.1"
+#: llama-server's own default.
+PORT = 8080
 
 
 def free_port() -> int:
