@@ -73,8 +73,8 @@ def locate(study: str, storage: str | None = None) -> Path | Journal:
         StorageError: the storage cannot be read.
     """
     if is_file(study):
-        path = Path(study).expanduser()
-        return _study_in(path) if _is_database(path) else path
+        given = Path(study).expanduser()
+        return _study_in(given) if _is_database(given) else given
     if is_url(study):
         raise StudyNotFoundError(
             f"{study} is an address, and no study or result.",
