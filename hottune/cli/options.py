@@ -19,9 +19,6 @@ from hottune.tasks.recipes import load_recipe
 from hottune.tasks.settings import RunConfig
 from hottune.units import mib, parse_size
 
-_ENGINE = "Engine"
-_SETUP = "Setup"
-
 Model = Annotated[str, typer.Argument(help="A .gguf file, owner/repo[:quant], or demo.")]
 ModelOrNone = Annotated[
     str | None, typer.Argument(help="A .gguf file, owner/repo[:quant], or demo; none with --endpoint.")
