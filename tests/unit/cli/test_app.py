@@ -84,7 +84,7 @@ def test_an_unknown_command_is_wrong_usage() -> None:
         (["models", "inspect", "nowhere.gguf"], 10),
         (["trace", "nowhere.gguf"], 10),
         (["replay", "nowhere.hottrace"], 70),
-        (["build", "--source", "nowhere"], 27),
+        (["build"], 20),
     ],
 )
 def test_bad_input_ends_with_its_code_before_anything_is_built(

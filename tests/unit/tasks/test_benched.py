@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import report_builder as build
 
 from hottune.errors import BadSettingError
-from hottune.outcomes import Engagement, HotStats, Measurement, RequestSample
+from hottune.outcomes import HotStats, Measurement
 from hottune.placement import Placement
 from hottune.tasks.benched import Asked, multi, summary
 
@@ -27,40 +28,9 @@ def placed(base: Placement, **changes: Any) -> Placement:
 def measurement(**counters: int) -> Measurement:
     counts = {"slots": 8, "layers": 6, "hits": 60, "misses": 40, "uploads": 1}
     hot = HotStats(**(counts | {"uploaded_bytes": 1, "cache_bytes": 1} | counters))
-    sample = RequestSample(
-        workload="chat",
-        warmup=False,
-        prompt_tokens=1,
-        output_tokens=2,
-        prefill_ms=1,
-        decode_ms=1,
-        ttft_ms=1,
-        turn_s=1,
-        text_sha256="t",
-        drafted=9,
-        draft_accepted=4,
-    )
-    sizes = dict.fromkeys(("vram_model_mib", "vram_kv_mib", "vram_compute_mib", "host_model_mib"), 1.0)
-    speeds = dict.fromkeys(
-        (
-            "prefill_tok_s",
-            "decode_tok_s",
-            "ttft_ms",
-            "turn_s",
-            "token_ms_p50",
-            "token_ms_p95",
-            "token_ms_p99",
-        ),
-        1.0,
-    )
-    return Measurement(
-        **speeds,
-        vram_peak_mib=1,
-        vram_source="virtual",
-        load_s=1,
-        engagement=Engagement(gpu_device="VGPU0", hot=hot, **sizes),
-        requests=[sample],
-    )
+    sample = build.sample().model_copy(update={"drafted": 9, "draft_accepted": 4})
+    engagement = build.engagement().model_copy(update={"hot": hot})
+    return build.measurement(engagement=engagement, requests=[sample])
 
 
 @pytest.mark.parametrize(
