@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from hottune.cli.common import cache_dir
 from hottune.engine.build import BuildOptions, build_engine
-from hottune.engine.server import launch
+from hottune.engine.launch import launch
 from hottune.machine.probe import probe_machine
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement

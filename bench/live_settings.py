@@ -21,7 +21,8 @@ from hottune.cli.common import cache_dir
 from hottune.engine import control
 from hottune.engine.build import BuildOptions, build_engine
 from hottune.engine.facts import Backend
-from hottune.engine.server import Server, launch
+from hottune.engine.launch import launch
+from hottune.engine.server import Server
 from hottune.machine.probe import probe_machine, virtual_gpu
 from hottune.models.resolve import resolve_model
 from hottune.outcomes import RequestSample

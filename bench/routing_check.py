@@ -21,8 +21,8 @@ from typing import Any
 from hottune.cli.common import cache_dir
 from hottune.engine import control
 from hottune.engine.build import BuildOptions, build_engine
+from hottune.engine.launch import launch
 from hottune.engine.replay_library import provide_replay_library
-from hottune.engine.server import launch
 from hottune.machine.bandwidth import bandwidths
 from hottune.machine.probe import probe_machine, virtual_gpu
 from hottune.models.resolve import resolve_model

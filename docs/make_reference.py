@@ -1,4 +1,4 @@
-"""Fill in the generated parts of the documentation: options and exit codes in commands.md, the result schema.
+"""Fill in the generated parts of the documentation: options and exit codes in commands.md, result schemas.
 
 `python docs/make_reference.py` rewrites them; a unit test fails when they are not current.
 """
@@ -21,7 +21,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from hottune.cli.app import COMMANDS
 from hottune.errors import all_errors
-from hottune.report.json_schema import schema_text
+from hottune.report.json_schema import endpoint_schema_text, schema_text
 
 DOCS = Path(__file__).parent
 
@@ -120,6 +120,7 @@ def main() -> None:
     commands = DOCS / "commands.md"
     commands.write_text(filled(commands.read_text(encoding="utf-8")), encoding="utf-8")
     (DOCS / "result.schema.json").write_text(schema_text(), encoding="utf-8")
+    (DOCS / "endpoint.schema.json").write_text(endpoint_schema_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

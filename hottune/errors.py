@@ -4,7 +4,7 @@ A message says what happened, the probable cause, and the next step. Outcomes of
 crash, time-out) are not errors: see `outcomes.py`.
 
 Exit codes that are not errors of ours: 0 done, 1 a bug in hottune, 2 wrong usage (from the argument
-parser), 130 interrupted by Ctrl-C.
+parser), 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from hottune.placement import Placement
 from hottune.progress import Progress
 from hottune.report import save
 from hottune.report.schema import ArmName, Replicate, Report, WarningNote
-from hottune.search.baselines import BASELINES, first_baselines
-from hottune.search.confirm import HOT_ARMS, LEAST_ROUNDS, Confirmed, candidates, confirm, plan_key
+from hottune.search.baselines import first_baselines
+from hottune.search.confirm import HOT_ARMS, Confirmed, candidates, confirm, plan_key
 from hottune.search.journal import Journal
 from hottune.search.recorder import Measure, Say
 from hottune.search.rivals import Rival, first_placement
@@ -25,11 +24,12 @@ from hottune.search.study import Budget, Study
 from hottune.tasks import prepare, worker
 from hottune.tasks.ballasted import as_ballasted, ballasted
 from hottune.tasks.basis import Basis, note_basis
+from hottune.tasks.clock import Clock
+from hottune.tasks.commands import argv_and_env
 from hottune.tasks.forecast import with_forecast
 from hottune.tasks.measure import Bench, RealServers
 from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import to_score
-from hottune.tasks.result import argv_and_env
 from hottune.tasks.roofline import noted_roofline
 from hottune.tasks.settings import RunConfig
 from hottune.tasks.show import Meter, study_meter
@@ -38,9 +38,6 @@ from hottune.tasks.surroundings import surroundings
 from hottune.tasks.warm import noted_hints
 
 __all__ = ["Plan", "RunConfig", "Shown", "dry_run", "run"]
-
-#: Hot placements that are measured even when the time budget is short: without one there is no answer.
-LEAST_TRIALS = 2
 
 Measuring = Callable[[Plan, Meter], Measure]
 
@@ -252,41 +249,6 @@ def make_bench(plan: Plan, note: Callable[[str], None]) -> Bench:
     )
 
 
-class Clock:
-    """Watches the time budget of one session."""
-
-    def __init__(self, config: RunConfig, journal: Journal) -> None:
-        self._config = config
-        self._journal = journal
-        self._began = time.monotonic()
-
-    @property
-    def deadline(self) -> float | None:
-        """When the budget is used up, by `time.monotonic()`; None = there is none."""
-        budget_s = self._config.budget_s
-        return None if budget_s is None else self._began + budget_s
-
-    def spent(self) -> bool:
-        """Whether the budget is used up."""
-        budget_s = self._config.budget_s
-        return budget_s is not None and time.monotonic() - self._began >= budget_s
-
-    def must_confirm(self) -> bool:
-        """Whether what is left of the budget is needed for the replicates of baselines and candidates."""
-        budget_s = self._config.budget_s
-        if budget_s is None:
-            return False
-        trials = self._journal.trials()
-        if sum(1 for trial in trials if trial.arm is None) < LEAST_TRIALS:
-            return False
-        # A replicate needs a fresh server; what was measured without loading one says nothing about that.
-        seconds = [trial.seconds for trial in trials if not trial.in_reused_server]
-        each_s = sum(seconds) / len(seconds)
-        arms = len(BASELINES) + len(self._config.engines) + self._config.top_wanted
-        servers = 1 + arms * min(LEAST_ROUNDS, self._config.rounds.most)
-        return time.monotonic() - self._began + servers * each_s >= budget_s
-
-
 @dataclass(frozen=True)
 class Shown:
     """A server that a run would start: why, and exactly how."""
@@ -314,7 +276,7 @@ def dry_run(config: RunConfig) -> tuple[Plan, list[Shown]]:
     ]
     shown = []
     for arm, placement in [*static, *beside, *((HOT_ARMS[0], one) for one in hot)]:
-        argv, env = argv_and_env(plan, placement, config.port or 8080)
+        argv, env = argv_and_env(plan, placement)
         predicted = None if placement.fit else space.predicted_mib(placement)
         shown.append(Shown(arm, placement, predicted, argv, env))
     return plan, shown

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hottune.outcomes import Measurement
 from hottune.report.schema import Against, Arm, ArmName
-from hottune.tasks.result import change_of, paired_replicates
+from hottune.tasks.changes import change_of, paired_replicates
 
 STATIC: tuple[ArmName, ...] = ("all-cpu", "layers", "fit")
 

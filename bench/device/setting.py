@@ -15,6 +15,7 @@ from bench.device.work import make_work
 from hottune.engine.argv import server_command
 from hottune.engine.build import build_engine, source_dir
 from hottune.engine.facts import Backend
+from hottune.engine.ports import PORT
 from hottune.errors import BadSettingError
 from hottune.machine.bandwidth import bandwidths
 from hottune.machine.facts import Gpu, Machine
@@ -28,7 +29,6 @@ from hottune.routing.bound import Bandwidths
 from hottune.stats.notes import NoteCode, note
 from hottune.tasks.foresight import machine_bandwidths
 from hottune.tasks.measure import Bench
-from hottune.tasks.result import SERVE_PORT
 from hottune.workload.workloads import context_needed
 
 LEAST_BATCH = 2048
@@ -63,7 +63,7 @@ class Setting:
             self.frame.model.path,
             plain,
             shape=self.frame.model.shape,
-            port=SERVE_PORT,
+            port=PORT,
             gpu=self.gpu,
             ceiling_mib=ceiling_mib,
         )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from hottune.cli import options
-from hottune.cli.common import console, emit_json, error_facts, handled, make_progress, show_error
-from hottune.cli.run import close
-from hottune.errors import BadSettingError, HottuneError
-from hottune.outcomes import Measurement, Outcome
-from hottune.placement import LARGEST_BYPASS, STREAM_FROM, Placement, Policy, SpecType
-from hottune.tasks.settings import RunConfig
+from hottune.cli.common import close, console, emit_json, error_facts, handled, make_progress
+from hottune.placement import LARGEST_BYPASS, STREAM_FROM, Policy, SpecType
+
+if TYPE_CHECKING:
+    from hottune.tasks.benched import Benched
 
 
 def bench(
@@ -134,6 +133,9 @@ def bench(
                 quiet=quiet,
             )
             return
+        from hottune.tasks.benched import Asked
+        from hottune.tasks.benched import bench as measured
+
         config = options.run_config(
             model=model or "",
             vram=vram,
@@ -163,195 +165,55 @@ def bench(
                 cmake_option=cmake_option,
             ),
         )
-        changes: dict[str, Any] = {
-            "hot_k": hot_k,
-            "fit": fit,
-            "policy": policy,
-            "rebalance_interval": interval,
-            "shared_budget": shared_budget,
-            "upload_mib": upload_mib,
-            "stream_from": stream if hot_k else 0,
-            "hot_profile": options.absolute(profile),
-            "ubatch": ubatch,
-        }
-        for name, value in (("n_cpu_moe", n_cpu_moe), ("prefill_bypass", bypass)):
-            changes |= {} if value is None else {name: value}
-        _require_sense(changes, spec_type, spec_ngram, save_profile)
-        if config.engines:
-            changes |= _of_engine(config, save_profile)
-        _bench(config, changes, options.absolute(save_profile), replicates, json_output, quiet)
-
-
-def _require_sense(
-    changes: dict[str, Any], spec_type: SpecType, spec_ngram: int | None, save_profile: Path | None
-) -> None:
-    """Raise BadSettingError for options that would do nothing."""
-    profile = changes["hot_profile"]
-    for option, value in (("--profile", profile), ("--save-profile", save_profile)):
-        if value is not None and changes["hot_k"] == 0:
-            raise BadSettingError(
-                f"{option} without a cache does nothing.", next_step="Add --hot-k, say --hot-k 16."
-            )
-    if profile is not None and not profile.is_file():
-        raise BadSettingError(
-            f"--profile: there is no file {profile}.", next_step="--save-profile FILE writes one."
+        asked = Asked(
+            hot_k=hot_k,
+            n_cpu_moe=n_cpu_moe,
+            fit=fit,
+            policy=policy,
+            rebalance_interval=interval,
+            shared_budget=shared_budget,
+            upload_mib=upload_mib,
+            stream_from=stream if hot_k else 0,
+            hot_profile=options.absolute(profile),
+            prefill_bypass=bypass,
+            ubatch=ubatch,
         )
-    if spec_ngram is not None and spec_type in ("none", "ngram-cache"):
-        raise BadSettingError(
-            f"--spec-ngram does nothing with --spec-type {spec_type}.",
-            next_step="Use another --spec-type, for example ngram-simple.",
-        )
+        asked.require_sense(spec_type, spec_ngram, save_profile)
+        asked = asked.in_engine(config, save_profile)
+        progress = make_progress(quiet)
+        try:
+            done = measured(config, asked, replicates, progress, save_profile=options.absolute(save_profile))
+        finally:
+            close(progress)
+        _show(done, json_output, quiet)
 
 
-def _of_engine(config: RunConfig, save_profile: Path | None) -> dict[str, Any]:
-    """Return what makes the placement that of the one other engine that is asked for.
+def _show(done: Benched, json_output: bool, quiet: bool) -> None:
+    """Print what was measured; where that is not all, end with the exit code that says why."""
+    from hottune.tasks.benched import summary
+    from hottune.tasks.commands import argv_and_env
+    from hottune.tasks.show import outcome_line
 
-    Raises:
-        BadSettingError: several are asked for, or what only hottune's device does.
-    """
-    from hottune.tasks.others import engine_files
-
-    files = engine_files(config)
-    if len(files) > 1:
-        raise BadSettingError(
-            "bench measures one placement in one engine.", next_step="Give --engine once, or use hottune run."
-        )
-    if save_profile is not None:
-        raise BadSettingError(
-            "--save-profile with --engine does nothing.", next_step="Leave one of them away."
-        )
-    bypass, policy = files[0].placement.prefill_bypass, "window"
-    return {"engine": files[0].name, "stream_from": 0, "policy": policy, "prefill_bypass": bypass}
-
-
-def _placement(base: Placement, changes: dict[str, Any], n_layers: int, n_experts: int) -> Placement:
-    """Return the placement that was asked for, with the defaults that depend on the model.
-
-    Raises:
-        BadSettingError: more layers or experts than the model has.
-    """
-    if changes["hot_k"] > n_experts:
-        raise BadSettingError(f"--hot-k {changes['hot_k']}: a layer has {n_experts} experts.")
-    if changes.get("n_cpu_moe", 0) > n_layers:
-        raise BadSettingError(f"--n-cpu-moe {changes['n_cpu_moe']}: the model has {n_layers} layers.")
-    # What is decoded at once is to go through the cache: a token of every slot, with its draft.
-    defaults = {"n_cpu_moe": n_layers, "prefill_bypass": min(LARGEST_BYPASS, base.decode_batch)}
-    return base.model_copy(update=defaults | changes)
-
-
-def _bench(
-    config: RunConfig,
-    changes: dict[str, Any],
-    save_profile: Path | None,
-    replicates: int,
-    json_output: bool,
-    quiet: bool,
-) -> None:
-    from hottune import workflow
-    from hottune.report.schema import WarningNote
-    from hottune.tasks import prepare
-    from hottune.tasks.ballasted import ballasted
-    from hottune.tasks.conditions import condition_notes
-    from hottune.tasks.result import argv_and_env
-    from hottune.tasks.show import Meter, outcome_line
-    from hottune.tasks.surroundings import surroundings
-
-    progress = make_progress(quiet)
-    try:
-        plan = prepare.prepare(config, progress)
-        shape = plan.model.shape
-        placement = _placement(plan.space.base, changes, shape.n_layers, shape.n_experts)
-        warnings = surroundings()
-        if plan.gpu.virtual:
-            progress.say(prepare.VIRTUAL_LINE)
-        if line := prepare.load_mode_line(plan):
-            progress.say(line)
-        with ballasted(plan, progress) as plan:
-            meter = Meter(progress)
-            measure = workflow.real_servers(plan, meter)
-            measure.bench.profile_to = save_profile
-            meter.stage("Bench", replicates)
-            outcomes: list[Outcome] = []
-            for _ in range(replicates):
-                outcomes.append(measure(placement))
-                meter.ended(placement.label(), outcomes[-1])
-            meter.finish()
-        found = condition_notes(plan, [one for one in outcomes if isinstance(one, Measurement)])
-        warnings += [WarningNote(code=code, text=text) for code, text in found]
-        for one in warnings:
-            progress.say(f"Warning: {one.text}")
-    finally:
-        close(progress)
-    argv, env = argv_and_env(plan, placement, config.port or 8080)
-    error = _error_of(outcomes)
+    plan, error = done.plan, done.error
+    argv, env = argv_and_env(plan, done.placement)
     if json_output:
         emit_json(
             {
                 "model": plan.model.name,
                 "ceiling_mib": plan.ceiling_mib,
                 "ballast": plan.ballast.facts if plan.ballast else None,
-                "placement": placement,
+                "placement": done.placement,
                 "argv": argv,
                 "env": env,
-                **_summary(outcomes),
-                "warnings": warnings,
-                "outcomes": outcomes,
+                **summary(done.outcomes),
+                "warnings": done.warnings,
+                "outcomes": done.outcomes,
                 "error": error_facts(error) if error else None,
             }
         )
     elif quiet:
-        for outcome in outcomes:
+        for outcome in done.outcomes:
             console().print(Text(outcome_line(outcome)), soft_wrap=True)
-    if error:
-        show_error(error)
-        raise typer.Exit(error.exit_code)
-
-
-def _summary(outcomes: list[Outcome]) -> dict[str, object]:
-    """Return means over the replicates, and the proof that what was asked for took effect."""
-    found = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
-    if not found:
-        return {"outcome": outcomes[-1].kind}
-
-    def mean(name: str) -> float:
-        return float(sum(getattr(one, name) for one in found) / len(found))
-
-    hits = [one.hit_rate for one in found if one.hit_rate is not None]
-    return {
-        "outcome": "measurement",
-        "prefill_tok_s": mean("prefill_tok_s"),
-        "decode_tok_s": mean("decode_tok_s"),
-        "ttft_ms": mean("ttft_ms"),
-        "turn_s": mean("turn_s"),
-        "vram_peak_mib": max(one.vram_peak_mib for one in found),
-        "hit_rate": sum(hits) / len(hits) if hits else None,
-        "hot_engaged": bool(hits),
-        "multi": _multi(found),
-        "drafts": {
-            "drafted": sum(sample.drafted for one in found for sample in one.requests),
-            "accepted": sum(sample.draft_accepted for one in found for sample in one.requests),
-        },
-        "text_sha256": [sample.text_sha256 for sample in found[0].requests],
-    }
-
-
-def _multi(found: list[Measurement]) -> dict[str, int | float] | None:
-    """Return the cache's counters in batches of several tokens, all replicates together; None without any."""
-    counted = [one.engagement.hot for one in found if one.engagement.hot is not None]
-    hits, misses = sum(hot.multi_hits for hot in counted), sum(hot.multi_misses for hot in counted)
-    if hits + misses == 0:
-        return None
-    blocks, tokens = sum(hot.multi_blocks for hot in counted), sum(hot.multi_tokens for hot in counted)
-    rate = hits / (hits + misses)
-    return {"blocks": blocks, "tokens": tokens, "hits": hits, "misses": misses, "hit_rate": rate}
-
-
-def _error_of(outcomes: list[Outcome]) -> HottuneError | None:
-    """Return the error of the first replicate that is no measurement."""
-    from hottune.tasks.endings import fatal
-
-    bad = next((outcome for outcome in outcomes if not isinstance(outcome, Measurement)), None)
-    if bad is None:
-        return None
-    next_step = "`hottune doctor` checks engine and device; less VRAM: lower --hot-k, higher --n-cpu-moe."
-    return fatal(bad, "This placement was not measured", next_step)
+    if error is not None:
+        with handled():  # not as JSON a second time
+            raise error

@@ -159,6 +159,12 @@ def make_progress(quiet: bool = False) -> progress_protocol.Progress:
     return progress_protocol.NoProgress() if quiet else RichProgress()
 
 
+def close(progress: progress_protocol.Progress) -> None:
+    """Remove a bar that an error or Ctrl-C left on the screen."""
+    if isinstance(progress, RichProgress):
+        progress.close()
+
+
 class RichProgress:
     """`hottune.progress.Progress` on the console: a bar or live view on a terminal, else plain lines.
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hottune.cli import common
-from hottune.cli.found import result_path
-from hottune.cli.options import Json
+from hottune.cli.found import found_result, is_file
+from hottune.cli.options import Json, StoredIn
 from hottune.errors import BadSettingError, NotComparableError, RegressionError
+from hottune.report.endpoint import EndpointResult
 from hottune.report.schema import Metric
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from hottune.tasks.comparable import Compared
 
 #: The arm behind the last colon; `#2` is the second row of that name (tables of the device's benchmark).
-_ARM = re.compile(r"(?P<result>.+):(?P<arm>[a-z][a-z0-9+-]*)(?P<number>#[1-9]\d*)?")
+_ARM = re.compile(r"(?P<result>.+):(?P<arm>[a-z][a-z0-9_+-]*)(?P<number>#[1-9]\d*)?")
 
 
 def compare(
@@ -29,9 +30,9 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RESULT[:ARM]|URL...",
-            help="Result files (.json), study names, or addresses of OpenAI-compatible servers, which are "
-            "measured now; the first is what the others are compared with. Without :ARM the recommended arm "
-            "is taken.",
+            help="Studies' names, .db files, result files (.json), or addresses of OpenAI-compatible servers "
+            "(measured now); the first is what the others are compared with. Without :ARM the recommended "
+            "arm is taken.",
         ),
     ],
     all_arms: Annotated[
@@ -54,6 +55,7 @@ def compare(
     passes: Annotated[
         int, typer.Option(min=1, help="Of the workload over each server whose address is given.")
     ] = 3,
+    storage: StoredIn = None,
     json_output: Json = False,
 ) -> None:
     """Compare results with each other: the settings that differ, and each speed against the first."""
@@ -65,7 +67,10 @@ def compare(
         if fail_below is not None and not 0 < fail_below < float("inf"):
             raise BadSettingError(f"--fail-below {fail_below:g} is no ratio: it must be above 0, like 0.97.")
         chosen = with_endpoints(
-            results, partial(_chosen, all_arms=all_arms), passes, allow_different=allow_different
+            results,
+            partial(_chosen, all_arms=all_arms, storage=storage),
+            passes,
+            allow_different=allow_different,
         )
         if len(chosen) < 2:
             raise BadSettingError(
@@ -90,62 +95,58 @@ def compare(
             )
 
 
-def _chosen(argument: str, *, all_arms: bool) -> list[Compared]:
+def _chosen(argument: str, *, all_arms: bool, storage: str | None) -> list[Compared]:
     """Return the arms that an argument means.
 
     Raises:
-        StudyNotFoundError: no such file or study.
-        BadResultError: the file is no result.
+        StudyNotFoundError, BadResultError: see `found_result`.
         BadSettingError: the result has no such arm, or several of that name.
         NotComparableError: no arm is named, and the result recommends none or measured none.
     """
-    from hottune.report import load
-    from hottune.report.endpoint import load_endpoint
     from hottune.tasks.comparable import Chosen
     from hottune.tasks.endpoint_compared import ChosenEndpoint
 
-    path, wanted = _split(argument)
-    if (endpoint := load_endpoint(path)) is not None:
+    said, wanted = _split(argument)
+    report = found_result(said, storage)
+    if isinstance(report, EndpointResult):
         if wanted is not None:
             raise BadSettingError(
-                f"{path} is of an endpoint, which has no arms.", next_step=f"Leave ':{wanted}' out."
+                f"{said} is of an endpoint, which has no arms.", next_step=f"Leave ':{wanted}' out."
             )
-        return [ChosenEndpoint(endpoint.label, endpoint)]
-    report = load(path)
+        return [ChosenEndpoint(report.label, report)]
+    name = Path(said).stem if is_file(said) else said
     names = _row_names(report)
-    rows = {
-        row: Chosen(f"{path.stem}:{row}", report, arm) for row, arm in zip(names, report.arms, strict=True)
-    }
+    rows = {row: Chosen(f"{name}:{row}", report, one) for row, one in zip(names, report.arms, strict=True)}
     if wanted is None and all_arms:
         measured: list[Compared] = [one for one in rows.values() if one.arm.outcome == "measurement"]
         if not measured:
             raise NotComparableError(
-                f"No arm of {path} was measured.", next_step="`hottune report` says why."
+                f"No arm of {said} was measured.", next_step="`hottune report` says why."
             )
         return measured
     if wanted is None and report.winner is None:
         raise NotComparableError(
-            f"{path} recommends no arm.",
+            f"{said} recommends no arm.",
             "It is a benchmark, or nothing could be measured.",
             f"Name one, as RESULT:ARM, or give --all-arms. Its arms: {', '.join(names)}.",
         )
-    name = wanted or (report.winner.arm if report.winner else "")
-    if name not in rows:
-        several = [row for row in names if row.startswith(f"{name}#")]
+    arm = wanted or (report.winner.arm if report.winner else "")
+    if arm not in rows:
+        several = [row for row in names if row.startswith(f"{arm}#")]
         labels = [f"{row} ({rows[row].arm.placement.label()})" for row in several or names]
         raise BadSettingError(
-            f"{path} has {'several arms' if several else 'no arm'} named '{name}'.",
+            f"{said} has {'several arms' if several else 'no arm'} named '{arm}'.",
             next_step=f"Name one of: {', '.join(labels)}.",
         )
-    return [rows[name]]
+    return [rows[arm]]
 
 
-def _split(argument: str) -> tuple[Path, str | None]:
-    """Return the result file and the arm named behind a colon; a file whose own name has one comes first."""
+def _split(argument: str) -> tuple[str, str | None]:
+    """Return the result and the arm named behind a colon; a file whose own name has one comes first."""
     match = _ARM.fullmatch(argument)
-    if match is None or Path(argument).expanduser().is_file():
-        return result_path(argument), None
-    return result_path(match["result"]), match["arm"] + (match["number"] or "")
+    if match is None or is_file(argument):
+        return argument, None
+    return match["result"], match["arm"] + (match["number"] or "")
 
 
 def _row_names(report: Report) -> list[str]:

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli import common
-from hottune.errors import BadSettingError
-from hottune.report.endpoint import EndpointResult
+from hottune.errors import BadSettingError, HottuneError
+from hottune.report.endpoint import EndpointResult, json_text
 from hottune.report.names import file_stem
 from hottune.report.store import write_bytes
 from hottune.report.wording import NOTHING, number
@@ -74,24 +74,28 @@ def bench_endpoint(
     timeout_s: float,
     json_output: bool,
     quiet: bool,
-) -> EndpointResult:
+) -> None:
     """Measure an endpoint, show the result and keep it.
 
     Raises:
-        HottuneError: see `measure_endpoint`; passes that were measured before are kept and shown.
+        HottuneError: see `measure_endpoint`.
+        typer.Exit: it failed after some passes, which are kept and shown.
     """
     route: Route | None = None if chat is None else "chat/completions" if chat else "completions"
     wanted = Wanted(model_name, route, label, api_key_env, timeout_s)
     work = load_workload(workload or "chat", scale=1.0 if scale is None else scale, parallel=parallel)
     result, failure, path = measured(url, work, passes, wanted, out=out, quiet=quiet)
     if json_output:
-        common.emit_json(result)
+        facts = result.model_dump(mode="json")
+        if failure is not None and isinstance(failure.error, HottuneError):
+            facts["error"] = common.error_facts(failure.error)
+        common.emit_json(facts)
     else:
         typer.echo(text(result), nl=False)
     common.console().print(Text(f"Wrote {path}"), soft_wrap=True)
     if failure is not None:
-        raise failure.error
-    return result
+        with common.handled():  # not as JSON a second time
+            raise failure.error
 
 
 def measured(
@@ -120,11 +124,10 @@ def measured(
     except Interrupted as interrupted:
         result, failure = interrupted.result, interrupted
     finally:
-        if isinstance(progress, common.RichProgress):
-            progress.close()
+        common.close(progress)
     path = out or _free_path(f"endpoint-{file_stem(result.label)}")
     try:
-        write_bytes(path, (result.model_dump_json(indent=2) + "\n").encode())
+        write_bytes(path, json_text(result).encode())
     except OSError as error:
         raise BadSettingError(
             f"{path} cannot be written: {error.strerror}.", next_step="Give another --out."

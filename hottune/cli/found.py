@@ -1,78 +1,92 @@
-"""What the name of a study, or a file, means: a result file, or a study in a storage, which is enough."""
+"""What an argument means that names a study or a result: the one way in which every command finds them.
+
+A file means itself: a result (of a study or an endpoint), or the SQLite file of a study. A name is a study in
+`--storage`, or else in ./studies, or else a result in ./reports.
+"""
 
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from hottune.cli import common
 from hottune.errors import BadResultError, StudyNotFoundError
-from hottune.report import load
-from hottune.report.endpoint import EndpointResult, load_endpoint
+from hottune.report import load_any
+from hottune.report.endpoint import EndpointResult
+from hottune.report.json_file import no_arms
 from hottune.report.names import file_stem
 from hottune.report.schema import Report
+from hottune.workload.endpoint_url import is_url
+
+if TYPE_CHECKING:
+    from hottune.search.journal import Journal
 
 _SQLITE = b"SQLite format 3\x00"
 
 
 def found_report(study: str, storage: str | None = None) -> Report:
-    """Return the report that an argument means.
+    """Return the report that an argument means (see `found_result`).
 
-    A file is a result, or the SQLite file of a study. A name is a study in `storage`, or else in ./studies,
-    or else a result in ./reports.
+    Raises:
+        BadResultError: also where it means the result of an endpoint.
+    """
+    result = found_result(study, storage)
+    if isinstance(result, EndpointResult):
+        raise no_arms(study)
+    return result
+
+
+def found_result(study: str, storage: str | None = None) -> Report | EndpointResult:
+    """Return the result that an argument means; of a study what is stored of it is enough.
+
+    A study of ./studies that does not say enough is replaced by its result file, and the user is told.
 
     Raises:
         StudyNotFoundError: there is nothing of that name.
         BadResultError: the file is no result, or the study does not say enough.
         NothingMeasuredError, StorageError: nothing was measured yet; the storage cannot be read.
     """
-    if storage is not None:
-        return _stored(study, [storage])
-    given = Path(study).expanduser()
-    if given.is_file():
-        return _in_file(given) if _is_database(given) else load(given)
-    own = common.studies_dir() / f"{study}.db"
-    files = [own] if own.is_file() else sorted(common.studies_dir().glob("*.db"))
-    if not files:
-        return load(result_path(study))
-    from hottune.search.storage import sqlite_url
-
+    source = locate(study, storage)
+    if isinstance(source, Path):
+        return load_any(source)
     try:
-        return _stored(study, [sqlite_url(path) for path in files])
-    except StudyNotFoundError:
-        return load(result_path(study))
+        return report_of_study(source)
     except BadResultError as error:
-        result = _result_of(study)
+        result = result_file(source.name)
         if result is None:
             raise
+        if storage is not None or is_file(study):  # it may be of another study of that name
+            raise BadResultError(error.what, error.why, f"Its result file is here: {result}") from error
         common.console().print(Text(f"{error.what} This is its result file {result}."), soft_wrap=True)
-        return load(result)
+        return load_any(result)
 
 
-def found_endpoint(study: str) -> EndpointResult | None:
-    """Return the result of an endpoint that an argument means; None where it means something else.
-
-    Raises:
-        BadResultError: it is one, but cannot be read.
-    """
-    given = Path(study).expanduser()
-    path = given if given.is_file() else _result_of(study)
-    return None if path is None or _is_database(path) else load_endpoint(path)
-
-
-def result_path(study: str) -> Path:
-    """Return the result file that an argument means: the path itself, or the study's in the reports folder.
+def locate(study: str, storage: str | None = None) -> Path | Journal:
+    """Return the result file or the stored study that an argument means.
 
     Raises:
-        StudyNotFoundError: neither exists; the message names what is there.
+        StudyNotFoundError: there is nothing of that name; the message names what is there.
+        StorageError: the storage cannot be read.
     """
-    given = Path(study).expanduser()
-    if given.is_file():
-        return given
-    if (found := _result_of(study)) is not None:
-        return found
+    if is_file(study):
+        given = Path(study).expanduser()
+        return _study_in(given) if _is_database(given) else given
+    if is_url(study):
+        raise StudyNotFoundError(
+            f"{study} is an address, and no study or result.",
+            next_step="`hottune bench --endpoint URL` measures it; `hottune compare` takes addresses, too.",
+        )
+    if storage is not None:
+        return _reopened(study, [storage])
+    if urls := _urls_of(study):
+        with suppress(StudyNotFoundError):
+            return _reopened(study, urls)
+    if (path := result_file(study)) is not None:
+        return path
     folder = common.reports_dir()
     there = sorted({path.stem for path in [*folder.glob("*.json"), *common.studies_dir().glob("*.db")]})
     near = difflib.get_close_matches(study, there, n=3) or there[:5]
@@ -83,9 +97,52 @@ def result_path(study: str) -> Path:
     )
 
 
-def _result_of(study: str) -> Path | None:
+def storage_urls(storage: str | None = None) -> list[str]:
+    """Return the storages to look into: the one given, or every SQLite file in ./studies."""
+    if storage is not None:
+        return [storage]
+    files = sorted(common.studies_dir().glob("*.db"))
+    if not files:
+        return []
+    from hottune.search.storage import sqlite_url  # not needed where there is nothing to look into
+
+    return [sqlite_url(path) for path in files]
+
+
+def report_of_study(journal: Journal) -> Report:
+    """Return the report of a stored study.
+
+    Raises:
+        BadResultError: it does not say enough.
+        NothingMeasuredError, StorageError: nothing was measured yet; the storage cannot be read.
+    """
+    from hottune.tasks.stored import basis_of, report_of
+
+    return report_of(journal, basis_of(journal))
+
+
+def result_file(study: str) -> Path | None:
+    """Return the result file of a study's name in the reports folder; None where there is none."""
     path = common.reports_dir() / f"{file_stem(study)}.json"
     return path if path.is_file() else None
+
+
+def is_file(study: str) -> bool:
+    """Tell whether an argument is a file's path, and no name."""
+    return Path(study).expanduser().is_file()
+
+
+def _urls_of(study: str) -> list[str]:
+    """Return the storages in ./studies that may have a study: that of its name alone, where it is there."""
+    urls = storage_urls()
+    own = [url for url in urls if url.endswith(f"/{study}.db")]
+    return own or urls
+
+
+def _reopened(study: str, urls: list[str]) -> Journal:
+    from hottune.search.catalogue import reopen
+
+    return reopen(study, urls)
 
 
 def _is_database(path: Path) -> bool:
@@ -93,8 +150,8 @@ def _is_database(path: Path) -> bool:
         return file.read(len(_SQLITE)) == _SQLITE
 
 
-def _in_file(path: Path) -> Report:
-    """Return the report of the one study in a SQLite file."""
+def _study_in(path: Path) -> Journal:
+    """Return the one study in a SQLite file."""
     from hottune.search.catalogue import names_in
     from hottune.search.storage import sqlite_url
 
@@ -104,25 +161,6 @@ def _in_file(path: Path) -> Report:
         raise StudyNotFoundError(
             f"{path} holds {len(names) or 'no'} studies of hottune's.",
             ", ".join(names[:5]),
-            f"Name one: hottune report NAME --storage {url}" if names else "Give the .db file of a study.",
+            f"Name one, with --storage {url}" if names else "Give the .db file of a study.",
         )
-    return _stored(names[0], [url])
-
-
-def _stored(name: str, urls: list[str]) -> Report:
-    """Return the report of a study in one of some storages.
-
-    Raises:
-        BadResultError: it does not say enough; the message names its result file where that is here.
-    """
-    from hottune.search.catalogue import reopen
-    from hottune.tasks.stored import basis_of, report_of
-
-    journal = reopen(name, urls)
-    try:
-        return report_of(journal, basis_of(journal))
-    except BadResultError as error:
-        result = _result_of(name)
-        if result is not None:
-            raise BadResultError(error.what, error.why, f"Its result file is here: {result}") from error
-        raise
+    return _reopened(names[0], [url])

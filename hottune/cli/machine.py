@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli import common, options
-from hottune.cli.run import close
 from hottune.errors import BadSettingError
 from hottune.machine.bandwidth import EXPERT_MIB, MachineBandwidths, bandwidths, known_bandwidths
 from hottune.machine.facts import Gpu, Machine
@@ -63,7 +62,7 @@ def machine(
                     here, cache, gpu=chosen, expert_mib=size_mib, again=again, progress=progress
                 )
             finally:
-                close(progress)
+                common.close(progress)
         else:
             found = known_bandwidths(here, cache, gpu=chosen, expert_mib=size_mib)
         if json_output:

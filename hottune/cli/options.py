@@ -19,9 +19,6 @@ from hottune.tasks.recipes import load_recipe
 from hottune.tasks.settings import RunConfig
 from hottune.units import mib, parse_size
 
-_ENGINE = "Engine"
-_SETUP = "Setup"
-
 Model = Annotated[str, typer.Argument(help="A .gguf file, owner/repo[:quant], or demo.")]
 ModelOrNone = Annotated[
     str | None, typer.Argument(help="A .gguf file, owner/repo[:quant], or demo; none with --endpoint.")
@@ -129,7 +126,12 @@ Timeout = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result and errors.")]
 
-
+StoredIn = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", metavar="URL", help="Optuna storage that has the study. Default: ./studies, ./reports."
+    ),
+]
 Link = Annotated[
     str, typer.Option(metavar="URL", help="Address of the result file, for Markdown.", show_default=False)
 ]

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from hottune.cli import common, options
 from hottune.cli.plan_view import show, show_tried
-from hottune.cli.run import close
 from hottune.errors import BadSettingError, CeilingTooSmallError
 from hottune.machine.bandwidth import bandwidths
 from hottune.machine.facts import Gpu, Machine
@@ -88,7 +87,7 @@ def plan(
                 if not json_output:
                     show_tried(tried, Console(highlight=False))
         finally:
-            close(progress)
+            common.close(progress)
         if json_output:
             common.emit_json(report)
 

@@ -10,11 +10,13 @@ import typer
 from rich.text import Text
 
 from hottune.cli import common
-from hottune.cli.found import found_endpoint, found_report
-from hottune.cli.options import Link, checked_link
+from hottune.cli.found import found_result
+from hottune.cli.options import Link, StoredIn, checked_link
 from hottune.errors import BadSettingError
 from hottune.report import Format, render, render_bytes
-from hottune.report.endpoint import EndpointResult
+from hottune.report.endpoint import EndpointResult, json_text
+from hottune.report.json_file import no_arms
+from hottune.report.schema import Report
 from hottune.report.store import write_bytes
 
 
@@ -29,10 +31,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of the screen.")
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Optuna storage that has the study. Default: ./studies, ./reports."),
-    ] = None,
+    storage: StoredIn = None,
     link: Link = "",
     json_output: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
@@ -48,13 +47,7 @@ def report(
                 f"{chosen.value} is no text, and standard output is a terminal.",
                 next_step=f"Add --output, say: --output {Path(study).stem}.{chosen.value}",
             )
-        endpoint = None if storage else found_endpoint(study)
-        if endpoint is not None and chosen in (Format.TERMINAL, Format.JSON):
-            data = _endpoint_text(endpoint, chosen).encode()
-        elif chosen.is_binary or output is not None:
-            data = render_bytes(found_report(study, storage), chosen, link=link)
-        else:
-            data = render(found_report(study, storage), chosen, link=link).encode()
+        data = _rendered(found_result(study, storage), chosen, link=link, to_file=output is not None)
         if output is not None:
             _write(output, data)
         else:
@@ -62,13 +55,23 @@ def report(
         sys.stdout.flush()
 
 
-def _endpoint_text(endpoint: EndpointResult, format: Format) -> str:
-    """Render the result of an endpoint: a table or its own JSON."""
-    if format is Format.JSON:
-        return endpoint.model_dump_json(indent=2) + "\n"
-    from hottune.cli.endpoint import text
+def _rendered(result: Report | EndpointResult, format: Format, *, link: str, to_file: bool) -> bytes:
+    """Render a result; that of an endpoint is a table or its own JSON.
 
-    return text(endpoint)
+    Raises:
+        BadResultError: the format needs arms, and the result is of an endpoint.
+    """
+    if isinstance(result, Report):
+        if format.is_binary or to_file:
+            return render_bytes(result, format, link=link)
+        return render(result, format, link=link).encode()
+    if format is Format.JSON:
+        return json_text(result).encode()
+    if format is Format.TERMINAL:
+        from hottune.cli.endpoint import text
+
+        return text(result).encode()
+    raise no_arms(result.label)
 
 
 def _write(output: Path, data: bytes) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from hottune.cli import options
-from hottune.cli.common import console, emit_json, handled, make_progress
+from hottune.cli.common import close, console, emit_json, handled, make_progress
 from hottune.errors import BadSettingError
 from hottune.placement import KvType
 from hottune.progress import Progress
@@ -214,10 +214,3 @@ def show_dry_run(config: RunConfig, json_output: bool) -> None:
         sys.stdout.write(f"# {who}{server.placement.label()}{need}\n")
         sys.stdout.write(shell_command(server.argv, server.env) + "\n")
     out.print("Then the sampler chooses, and the best of each arm is measured again.")
-
-
-def close(progress: Progress) -> None:
-    """Remove a bar that an error or Ctrl-C left on the screen."""
-    stop = getattr(progress, "close", None)
-    if stop is not None:
-        stop()

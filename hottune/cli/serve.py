@@ -13,16 +13,16 @@ import typer
 from rich.text import Text
 
 from hottune.cli import options
-from hottune.cli.common import cache_dir, console, emit_json, handled, make_progress, studies_dir
-from hottune.cli.found import result_path
-from hottune.cli.run import close
+from hottune.cli.common import cache_dir, close, console, emit_json, handled, make_progress
+from hottune.cli.found import is_file, locate, report_of_study, result_file, storage_urls
 from hottune.engine.build import BuildOptions
-from hottune.errors import StorageError, StudyNotFoundError
+from hottune.errors import BadResultError, NothingMeasuredError, StorageError, StudyNotFoundError
 from hottune.report import load
 
 if TYPE_CHECKING:
     from hottune.engine.server import Server
     from hottune.progress import Progress
+    from hottune.search.journal import Journal
     from hottune.tasks.serve import Job
     from hottune.tasks.served import Found
 
@@ -35,7 +35,7 @@ class Printed(StrEnum):
 
 
 def serve(
-    study: Annotated[str, typer.Argument(help="A study's name, or the path of a result file (.json).")],
+    study: Annotated[str, typer.Argument(help="A study's name, its .db file, or a result file (.json).")],
     extra: Annotated[
         list[str] | None,
         typer.Argument(metavar="ARGUMENTS", help="More arguments for llama-server, after --."),
@@ -74,10 +74,7 @@ def serve(
     gpu: Annotated[
         int | None, typer.Option(metavar="N", help="Which GPU, by NVML's number. Default: the study's.")
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Optuna storage that has the study. Default: reports, ./studies."),
-    ] = None,
+    storage: options.StoredIn = None,
     backend: options.BackendOption = None,
     source: options.Source = None,
     git: options.Git = None,
@@ -119,23 +116,37 @@ def serve(
 
 
 def _find(study: str, arm: str | None, storage: str | None) -> Found:
-    """Return what is to be served: of a result file, the study's report, or the study in a storage.
+    """Return what is to be served: what was confirmed, or else what the study's search measured as best.
 
     Raises:
-        StudyNotFoundError: there is none of these.
+        StudyNotFoundError: there is nothing of that name.
     """
     from hottune.search.catalogue import reopen
-    from hottune.search.storage import sqlite_url
-    from hottune.tasks.served import asked_in, of_journal, of_report
+    from hottune.tasks.served import asked_in
 
-    urls = [storage] if storage else [sqlite_url(path) for path in sorted(studies_dir().glob("*.db"))]
-    if storage is None:
-        with suppress(StudyNotFoundError):
-            found = of_report(load(result_path(study)), arm)
-            with suppress(StudyNotFoundError, StorageError):
-                found = replace(found, asked=asked_in(reopen(found.study, urls)))
-            return found
-    return of_journal(reopen(study, urls), arm)
+    source = locate(study, storage)
+    found = _found(study, arm, storage, source)
+    if found.asked is None:
+        # Which llama.cpp is a matter of the study itself: a result file may come from anybody.
+        with suppress(StudyNotFoundError, StorageError):
+            journal = reopen(found.study, storage_urls()) if isinstance(source, Path) else source
+            found = replace(found, asked=asked_in(journal))
+    return found
+
+
+def _found(study: str, arm: str | None, storage: str | None, source: Journal | Path) -> Found:
+    from hottune.tasks.served import of_journal, of_report
+
+    if isinstance(source, Path):
+        return of_report(load(source), arm)
+    # A study that is not finished, or that an earlier hottune began, has its last result file at best.
+    with suppress(BadResultError, NothingMeasuredError):
+        if (report := report_of_study(source)).winner:
+            return of_report(report, arm)
+    path = None if storage or is_file(study) else result_file(study)
+    if path is not None and (report := load(path)).winner:
+        return of_report(report, arm)
+    return of_journal(source, arm)
 
 
 def _job(

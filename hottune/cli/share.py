@@ -15,13 +15,13 @@ from rich.text import Text
 
 from hottune.cli import common
 from hottune.cli.found import found_report
-from hottune.cli.options import Link, checked_link
+from hottune.cli.options import Link, StoredIn, checked_link
 from hottune.errors import BadSettingError
 from hottune.report import save
+from hottune.report.names import file_stem
 from hottune.report.private_text import Identity
 from hottune.report.redact import Redaction, redact
 from hottune.report.schema import Report
-from hottune.report.store import file_stem
 from hottune.units import format_bytes
 
 #: Longest new value shown of a field that changed, characters; the files have it whole.
@@ -35,6 +35,7 @@ def share(
         typer.Option("--out", "-o", help="Folder to write to. Default: ./share.", show_default=False),
     ] = None,
     png: Annotated[bool, typer.Option("--png", help="Also write the main chart as a picture.")] = False,
+    storage: StoredIn = None,
     link: Link = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
     json_output: Annotated[
@@ -48,7 +49,7 @@ def share(
     """
     with common.handled(json_output=json_output):
         checked_link(link)
-        before = found_report(study)
+        before = found_report(study, storage)
         redaction = redact(before, this_identity())
         folder = out or Path.cwd() / "share"
         _require_other_file(Path(study).expanduser(), folder, redaction.report)

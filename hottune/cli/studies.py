@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli.common import cache_dir, console, emit_json, handled, make_progress, reports_dir, studies_dir
+from hottune.cli.found import storage_urls
 from hottune.cli.options import Json, Quiet
 from hottune.errors import StudyNotFoundError
 
@@ -29,7 +29,7 @@ def list_studies(storage: Storage = None, json_output: Json = False) -> None:
     with handled(json_output):
         from hottune.search.catalogue import summaries
 
-        found = summaries(_urls(storage))
+        found = summaries(storage_urls(storage))
         if json_output:
             emit_json([vars(one) for one in found])
             return
@@ -58,7 +58,7 @@ def show(name: Name, storage: Storage = None, json_output: Json = False) -> None
         from hottune.search.catalogue import reopen
         from hottune.tasks.show import outcome_line
 
-        journal = reopen(name, _urls(storage))
+        journal = reopen(name, storage_urls(storage))
         trials = journal.trials()
         if json_output:
             facts = ("identity", "ceiling_mib", "config", "machine", "engine", "model")
@@ -88,7 +88,7 @@ def resume(
         from hottune.search.catalogue import reopen
         from hottune.tasks.settings import RunConfig
 
-        journal = reopen(name, _urls(storage))
+        journal = reopen(name, storage_urls(storage))
         stored = journal.noted("config")
         if stored is None:
             raise StudyNotFoundError(f"The study '{name}' does not say how it was begun.")
@@ -140,10 +140,10 @@ def _one(name: str | None, storage: str | None) -> tuple[str, str | None]:
     from hottune.search.catalogue import find, summaries
 
     if name is not None:
-        return find(name, _urls(storage))[1], name
+        return find(name, storage_urls(storage))[1], name
     if storage is not None:
         return storage, None
-    found = summaries(_urls(None))
+    found = summaries(storage_urls(None))
     if not found:
         raise StudyNotFoundError(
             f"There are no studies in {studies_dir()}.",
@@ -156,14 +156,6 @@ def _one(name: str | None, storage: str | None) -> tuple[str, str | None]:
             f"Name one: {', '.join(one.name for one in found)}.",
         )
     return found[0].storage, found[0].name if len(found) == 1 else None
-
-
-def _urls(storage: str | None) -> list[str]:
-    from hottune.search.storage import sqlite_url
-
-    if storage:
-        return [storage]
-    return [sqlite_url(path) for path in sorted(Path(studies_dir()).glob("*.db"))]
 
 
 def _out() -> Console:

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hottune.cli import options
-from hottune.cli.common import console, emit_json, handled, make_progress
-from hottune.cli.run import close
+from hottune.cli.common import close, console, emit_json, handled, make_progress
 from hottune.errors import BadSettingError, BadTraceError
 from hottune.placement import Policy
 from hottune.routing.summary import TraceSummary, summarize

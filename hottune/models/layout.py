@@ -186,10 +186,6 @@ class Experts:
         """Teams that choose their copies independently: as many as one group of 32 channels can steer."""
         return GROUP // self.n_copies
 
-    def copies_of(self, expert: int) -> int:
-        """Return how many copies a small expert has."""
-        return int((self.of == expert).sum())
-
 
 def arrange_experts(n_small: int, n_large: int) -> Experts:
     """Return the mapping: with more experts copies in turn; with fewer every so-manieth is kept."""

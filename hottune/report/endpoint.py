@@ -5,15 +5,12 @@ It keeps no account, key or folder, and a host only where it is this machine: th
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from hottune.errors import BadResultError
 from hottune.machine.facts import Machine
 from hottune.report.schema import Metric, WarningNote
 from hottune.workload.endpoint_facts import EndpointSample, Route
@@ -87,33 +84,6 @@ class EndpointResult(_Model):
         return fmean(values) if values else None
 
 
-def load_endpoint(path: Path) -> EndpointResult | None:
-    """Read an endpoint's result; None when the file is anything else.
-
-    Raises:
-        BadResultError: it is one, but damaged or of a newer hottune.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text)
-    except (OSError, ValueError, RecursionError):
-        return None  # `load` says what is wrong
-    if not isinstance(data, dict) or data.get("kind") != "endpoint":
-        return None
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > ENDPOINT_SCHEMA_VERSION:
-        raise BadResultError(
-            f"{path} has schema version {version}; this hottune reads up to {ENDPOINT_SCHEMA_VERSION}.",
-            "It was written by a newer hottune.",
-            "Update hottune, then try again.",
-        )
-    try:
-        return EndpointResult.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadResultError(
-            f"{path} is not a complete result of an endpoint: {place}: {first['msg'].lower()}.",
-            "It was edited by hand, or written by a hottune between two releases.",
-            "Measure it again: `hottune bench --endpoint URL`.",
-        ) from error
+def json_text(result: EndpointResult) -> str:
+    """Return a result as its file has it: indented JSON."""
+    return result.model_dump_json(indent=2) + "\n"

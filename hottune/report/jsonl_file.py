@@ -19,7 +19,7 @@ from typing import Any
 
 from hottune.outcomes import Measurement
 from hottune.report.schema import Arm, Report
-from hottune.report.wording import is_virtual
+from hottune.report.wording import is_virtual, measurements
 
 #: Prompt tokens, decode steps, depth: what one test of llama-bench is.
 Test = tuple[int, int, int]
@@ -45,8 +45,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
 def _samples(arm: Arm) -> dict[Test, list[float]]:
     """Return tokens a second by test, one for each replicate that is a measurement."""
     found: dict[Test, list[float]] = defaultdict(list)
-    runs = [one.outcome for one in arm.replicates if isinstance(one.outcome, Measurement)]
-    for run in runs:
+    for run in measurements(arm):
         for test, speed in sorted(_speeds(run, arm.placement.parallel).items(), key=lambda item: item[0][1]):
             found[test].append(speed)
     return dict(sorted(found.items(), key=lambda item: (item[0][1] > 0, item[0])))

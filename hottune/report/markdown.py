@@ -9,6 +9,7 @@ from hottune.report import beside, setup, timeline, verdicts, wording
 from hottune.report.names import file_stem
 from hottune.report.repeat import repeat
 from hottune.report.schema import Report
+from hottune.report.searched import search_lines
 
 # An underscore inside a word (Q4_K_M) never starts emphasis, so it stays readable in the source.
 _SPECIAL = re.compile(r"[\\`*<>|~&\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -35,7 +36,7 @@ class MarkdownRenderer:
         blocks += [
             _titled("Setup", [f"**{label}:** {escape(value)}" for label, value in setup.setup(report)])
         ]
-        blocks += [_titled("Search", [escape(line) for line in wording.search_lines(report)])]
+        blocks += [_titled("Search", [escape(line) for line in search_lines(report)])]
         for title, lines in (
             (beside.QUALITY, beside.quality(report)),
             (beside.COLD, beside.cold_start(report)),

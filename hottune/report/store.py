@@ -9,8 +9,6 @@ from hottune.report.interface import Format, render_bytes
 from hottune.report.names import file_stem
 from hottune.report.schema import Report
 
-__all__ = ["file_stem", "save", "write_bytes"]
-
 
 def save(report: Report, folder: Path, *, png: bool = False, link: str = "") -> list[Path]:
     """Write `<study>.json`, `.md` and `.html` into the folder, which is created, and return their paths.

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from hottune.report import beside, setup, timeline, verdicts, wording
 from hottune.report.schema import Arm, Change, Report
+from hottune.report.searched import search_lines
 
 NARROWEST, WIDEST, UNKNOWN_WIDTH = 80, 160, 100
 VERDICT_STYLE = {"faster": "green", "slower": "red", "can't tell": "yellow"}
@@ -61,7 +62,7 @@ def report_view(report: Report) -> RenderableType:
     parts += [_comparisons(report)]
     parts += [_lines(beside.QUALITY, beside.quality(report)), _lines(beside.COLD, beside.cold_start(report))]
     parts += [_lines(beside.ROOFLINE, beside.roofline(report))]
-    parts += [_lines("Search", wording.search_lines(report))]
+    parts += [_lines("Search", search_lines(report))]
     parts += [_lines("Proof that it was on", setup.proof(report))]
     parts += [_lines("Hit rate over time", timeline.hit_lines(report))]
     parts += [_lines("Warnings", wording.warnings(report), "yellow"), _setup(report)]

@@ -6,6 +6,7 @@ from hottune.report.schema import METRICS, Arm, ArmName, Change, Metric
 from hottune.search.confirm import contest
 from hottune.search.objective import Objective
 from hottune.stats import PairedChange
+from hottune.tasks.changes import as_change
 from hottune.tasks.limited import Replicates
 
 
@@ -43,15 +44,3 @@ def against_engines(
         row.model_copy(update={"versus_winner": against[row.name]}) if row.name in against else row
         for row in rows
     ], faster
-
-
-def as_change(found: PairedChange) -> Change:
-    """Return a change as the result file has it."""
-    return Change(
-        ratio=found.ratio,
-        low=found.low,
-        high=found.high,
-        verdict=found.verdict,
-        method=found.method,
-        p_value=found.p_value,
-    )

@@ -76,7 +76,7 @@ class Basis(BaseModel):
     @property
     def limits(self) -> Limits:
         """What a placement must keep to be recommended."""
-        return Limits(self.config.min_prefill_tok_s, self.ceiling_mib, self.config.keep_free_mib)
+        return self.config.limits(self.ceiling_mib)
 
     @property
     def usable_mib(self) -> float:

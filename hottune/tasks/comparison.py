@@ -17,6 +17,7 @@ from hottune.report.schema import METRICS, Change, Metric
 from hottune.report.wording import VIRTUAL_GPU, is_virtual
 from hottune.search.objective import Objective
 from hottune.stats import FIXED_LEVEL, Contest, PairedChange, holm_changes, unpaired_change
+from hottune.tasks.changes import as_change
 from hottune.tasks.comparable import Chosen, Compared, Difference, differences, obstacles
 from hottune.tasks.endpoint_compared import ChosenEndpoint, endpoint_cautions
 
@@ -116,9 +117,7 @@ def compare(chosen: Sequence[Compared], *, allow_different: bool = False) -> Com
             if (change := _change(one, chosen[0], metric, paired=pair)) is not None
         }
         judged = holm_changes(list(found.values()), level=max(_level(one) for one in chosen))
-        by_metric[metric] = {
-            letter: Change.model_validate(vars(item)) for letter, item in zip(found, judged, strict=True)
-        }
+        by_metric[metric] = {letter: as_change(item) for letter, item in zip(found, judged, strict=True)}
     rows = [
         AgainstFirst(
             letter=arm.letter,

@@ -8,7 +8,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from hottune.engine.server import require_free
+from hottune.engine.ports import require_free
 from hottune.errors import ExtraMissingError, PortTakenError
 from hottune.search.storage import open_to_look, storage_errors
 from hottune.tasks.serve import stop_signals

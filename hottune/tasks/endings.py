@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hottune.engine.interface import Stage
+from hottune.engine.failures import Stage
 from hottune.engine.server import Server
 from hottune.errors import NotEngagedError, ServerError
 from hottune.outcomes import Crashed, Garbage, Outcome, Rejected, TimedOut

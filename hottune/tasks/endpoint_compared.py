@@ -30,6 +30,20 @@ UNKNOWN_MACHINE = (
 )
 LOOPBACK = "{who}: taken to be on this machine by its address; a tunnel would look the same."
 NO_TURN = "{who}: answers or prompts had other lengths than asked for, so turns are not compared."
+#: Warnings of an endpoint's own result that a comparison repeats.
+_TOLD = frozenset(
+    {
+        "cached-prompts",
+        "counted-as-chunks",
+        "tokens-in-lumps",
+        "prompt-tokens-unknown",
+        "stopped-early",
+        "in-bursts",
+        "round-trip",
+        "not-all-fields",
+        "interrupted",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -86,19 +100,3 @@ def endpoint_cautions(chosen: Sequence[Compared], letters: Sequence[str]) -> lis
     for letter, one in found:
         notes += [(note.code, f"{letter}: {note.text}") for note in one.result.warnings if note.code in _TOLD]
     return notes
-
-
-#: Warnings of an endpoint's own result that a comparison repeats.
-_TOLD = frozenset(
-    {
-        "cached-prompts",
-        "counted-as-chunks",
-        "tokens-in-lumps",
-        "prompt-tokens-unknown",
-        "stopped-early",
-        "in-bursts",
-        "round-trip",
-        "not-all-fields",
-        "interrupted",
-    }
-)

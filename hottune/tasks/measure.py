@@ -9,10 +9,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hottune.engine.control import ControlError
+from hottune.engine.engaged import check_engaged
 from hottune.engine.facts import EngineBuild
+from hottune.engine.failures import LaunchFailed
 from hottune.engine.forks.command import Fork
-from hottune.engine.interface import LaunchFailed
-from hottune.engine.server import ControlError, Server, check_engaged, launch
+from hottune.engine.launch import launch
+from hottune.engine.server import Server
 from hottune.machine.ballast import Holder
 from hottune.machine.clocks import HARDWARE_HEAT, gpu_state
 from hottune.machine.cooldown import LIMIT_S, Cooldown, Cooled

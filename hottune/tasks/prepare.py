@@ -26,7 +26,7 @@ from hottune.search.correction import NeedMib
 from hottune.search.objective import Limits
 from hottune.search.space import Space
 from hottune.tasks.fingerprint import fingerprint
-from hottune.tasks.others import others, others_for_show
+from hottune.tasks.others import engine_files, others, others_for_show
 from hottune.tasks.settings import RunConfig
 from hottune.units import MIB, format_bytes, mib
 from hottune.workload.facts import Workload
@@ -80,7 +80,7 @@ class Plan:
     @property
     def limits(self) -> Limits:
         """What a placement must keep to be recommended."""
-        return Limits(self.config.min_prefill_tok_s, self.ceiling_mib, self.config.keep_free_mib)
+        return self.config.limits(self.ceiling_mib)
 
     @property
     def usable_mib(self) -> float:
@@ -121,9 +121,10 @@ def resolve(config: RunConfig, progress: Progress) -> ModelFile:
     """Find the model and read its header.
 
     Raises:
-        HottuneError: one of the errors 10-14, or a workload that does not exist.
+        HottuneError: one of the errors 10-14, or a workload or an engine file that is not there.
     """
     _workload(config)
+    engine_files(config)  # before anything is downloaded or built
     return resolve_model(config.model, cache_dir=config.cache_dir, progress=progress)
 
 

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hottune.engine.interface import LaunchFailed
-from hottune.engine.server import ControlError, Server, check_engaged, launch
+from hottune.engine.control import ControlError
+from hottune.engine.engaged import check_engaged
+from hottune.engine.failures import LaunchFailed
+from hottune.engine.launch import launch
+from hottune.engine.server import Server
 from hottune.errors import BadSettingError, NotEngagedError, ServerError
 from hottune.outcomes import HotStats, RequestSample
 from hottune.placement import LARGEST_BYPASS, Placement, Policy

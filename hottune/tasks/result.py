@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from statistics import fmean
 
-from hottune.engine.argv import Serving, server_command, shell_command
-from hottune.engine.forks.command import Unmapped, fork_command
+from hottune.engine.argv import Serving, shell_command
 from hottune.errors import NothingMeasuredError
 from hottune.outcomes import Measurement
-from hottune.placement import Placement
 from hottune.report.schema import (
     METRICS,
     Arm,
     ArmName,
-    Change,
     Confirmation,
-    Metric,
     Replicate,
     Report,
     Roofline,
@@ -29,20 +24,18 @@ from hottune.report.schema import (
 from hottune.search.baselines import BASELINES
 from hottune.search.confirm import HOT_ARMS, Confirmed, candidates, contest
 from hottune.search.objective import Objective
-from hottune.stats import Contest, NoteCode, PairedChange, first_run_slower, note, outliers, paired_change
+from hottune.stats import Contest, NoteCode, first_run_slower, note, outliers
 from hottune.tasks.account import account
-from hottune.tasks.against import against_engines, as_change
+from hottune.tasks.against import against_engines
 from hottune.tasks.basis import Basis
+from hottune.tasks.changes import compared
 from hottune.tasks.cold import with_cold_start
+from hottune.tasks.commands import argv_and_env
 from hottune.tasks.conditions import condition_notes
 from hottune.tasks.limited import Replicates, eligible, limit_notes
-from hottune.tasks.prepare import Plan
 from hottune.tasks.quality import with_quality
 from hottune.tasks.roofline import with_bound
 from hottune.units import MIB, format_bytes
-from hottune.workload.summary import same_text
-
-SERVE_PORT = 8080
 
 
 def make_report(
@@ -81,7 +74,7 @@ def make_report(
     allowed = eligible(replicates, basis.limits)
     decides = contest(allowed, Objective(objective.metric), confirmed.level)
     best = decides.best_baseline or contests[objective.metric].best_baseline
-    rows = with_quality(_compared(arms, contests, best, measured, engines))
+    rows = with_quality(compared(arms, contests, best, measured, engines))
     machine = roofline.bandwidths if roofline else None
     rows = [with_bound(with_cold_start(arm), basis.model.shape, basis.workload, machine) for arm in rows]
     winner = None if unfinished else _winner(basis, rows, decides)
@@ -118,41 +111,6 @@ def make_report(
     )
 
 
-def argv_and_env(
-    plan: Plan | Basis, placement: Placement, port: int, serving: Serving | None = None
-) -> tuple[list[str], dict[str, str]]:
-    """Return the command line of a placement's server and the variables hottune adds.
-
-    `serving` is for people to use; without it, it is as measured. Of another engine both are empty where its
-    engine file does not say what the placement means.
-    """
-    if placement.engine:
-        fork = next(one for one in plan.forks if one.name == placement.engine)
-        try:
-            return fork_command(
-                fork,
-                plan.engine,
-                plan.model,
-                placement,
-                port=port,
-                gpu=plan.gpu,
-                ceiling_mib=plan.usable_mib,
-                stats_path=Path("hot-stats.json"),
-            )
-        except Unmapped:
-            return [], {}
-    return server_command(
-        plan.engine,
-        plan.model.path,
-        placement,
-        shape=plan.model.shape,
-        port=port,
-        gpu=plan.gpu,
-        ceiling_mib=plan.usable_mib,
-        serving=serving,
-    )
-
-
 def measurements(replicates: list[Replicate]) -> list[Measurement]:
     """Return the outcomes that are measurements."""
     return [one.outcome for one in replicates if isinstance(one.outcome, Measurement)]
@@ -171,7 +129,7 @@ def _arm(
     if trial is None:
         return None
     placement = confirmed.placements.get(name, trial.placement)
-    argv, env = argv_and_env(basis, placement, basis.config.port or SERVE_PORT)
+    argv, env = argv_and_env(basis, placement)
     replicates = confirmed.replicates.get(name, [])
     found = measurements(replicates)
     row = Arm(
@@ -216,72 +174,6 @@ def _confirmation(confirmed: Confirmed) -> Confirmation | None:
     return Confirmation(rounds=rounds, level=confirmed.level, ended=confirmed.ended) if rounds else None
 
 
-def _compared(
-    arms: list[Arm],
-    contests: Mapping[Metric, Contest],
-    best: str | None,
-    measured: Mapping[ArmName, list[Measurement]],
-    engines: Sequence[ArmName] = (),
-) -> list[Arm]:
-    """Add the arms' changes against every measured baseline, and whether their text is the all-cpu arm's.
-
-    The changes of candidates against other engines stand beside those against baselines. The text of another
-    engine is not compared: its kernels round otherwise, and its stream may tell no token ids.
-
-    Verdicts of the search's candidates are by Holm's method over all of them and all baselines, for each of
-    the three speeds by itself; baselines are compared with each other one by one.
-    """
-    adjusted = {metric: one.verdicts() for metric, one in contests.items()}
-    rows = []
-    for arm in arms:
-        ratios: dict[ArmName, dict[Metric, Change]] = {}
-        is_candidate = arm.name in HOT_ARMS
-        for base in (*BASELINES, *(engines if is_candidate else ())):
-            if arm.name == base or not {arm.name, base} <= measured.keys():
-                continue
-            found: dict[Metric, PairedChange | None] = {
-                metric: adjusted[metric].get((arm.name, base)) or contests[metric].change(arm.name, base)
-                for metric in METRICS
-            }
-            changes = {metric: as_change(one) for metric, one in found.items() if one is not None}
-            ratios |= {base: changes} if changes else {}
-        update: dict[str, object] = {"ratios": ratios}
-        for base in ratios:
-            if base == best:
-                update |= {"versus_arm": base}
-                update |= {f"versus_{metric}": one for metric, one in ratios[base].items()}
-        if "all-cpu" in measured and arm.name in measured and not arm.placement.engine:
-            first = measured["all-cpu"][0].requests
-            update["text_equal"] = all(same_text(one.requests, first) for one in measured[arm.name])
-        rows.append(arm.model_copy(update=update))
-    return rows
-
-
-def paired_replicates(arm: Arm, base: Arm) -> list[tuple[Measurement, Measurement]]:
-    """Pair the n-th replicates of two arms: each arm is measured once a round, so they share a round."""
-    both = zip(arm.replicates, base.replicates, strict=False)
-    return [
-        (one.outcome, other.outcome)
-        for one, other in both
-        if isinstance(one.outcome, Measurement) and isinstance(other.outcome, Measurement)
-    ]
-
-
-def change_of(
-    pairs: list[tuple[Measurement, Measurement]],
-    read: Callable[[Measurement], float],
-    higher_is_better: bool,
-) -> Change:
-    """Return the change that paired replicates show in what `read` reads, with its interval and verdict."""
-    return as_change(
-        paired_change(
-            [read(one) for one, _ in pairs],
-            [read(other) for _, other in pairs],
-            higher_is_better=higher_is_better,
-        )
-    )
-
-
 def _winner(basis: Basis, rows: list[Arm], decides: Contest) -> Winner:
     by_name: dict[str, Arm] = {row.name: row for row in rows if row.outcome == "measurement"}
     advice = decides.advise()
@@ -291,8 +183,7 @@ def _winner(basis: Basis, rows: list[Arm], decides: Contest) -> Winner:
         reason = f"{chosen.name}: no baseline could be measured"
     else:
         chosen, reason = by_name[advice.arm], advice.reason
-    port = basis.config.port or SERVE_PORT
-    argv, env = argv_and_env(basis.without_ballast, chosen.placement, port, Serving())
+    argv, env = argv_and_env(basis.without_ballast, chosen.placement, Serving())
     return Winner(arm=chosen.name, reason=reason, command=shell_command(argv, env))
 
 

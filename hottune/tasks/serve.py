@@ -14,8 +14,10 @@ from types import FrameType
 
 from hottune.engine.argv import Serving, server_command
 from hottune.engine.facts import EngineBuild
-from hottune.engine.interface import Failure, LaunchFailed
-from hottune.engine.server import Server, launch, require_free
+from hottune.engine.failures import Failure, LaunchFailed
+from hottune.engine.launch import launch
+from hottune.engine.ports import PORT, require_free
+from hottune.engine.server import Server
 from hottune.errors import BadProfileError, BadSettingError, NotEngagedError, PortTakenError, ServerError
 from hottune.machine.facts import Gpu
 from hottune.models.shape import ModelFile
@@ -25,8 +27,6 @@ from hottune.progress import Progress
 from hottune.routing.profile import read_profile
 from hottune.tasks.endings import fatal
 
-#: llama-server's own default.
-PORT = 8080
 WATCH_S = 10.0
 _POLL_S = 0.2
 #: Arguments that hottune must know of, by which option they are given instead.

@@ -77,7 +77,7 @@ def of_report(report: Report, wanted: str | None) -> Found:
 
 
 def of_journal(journal: Journal, wanted: str | None) -> Found:
-    """Return what a study without a report measured as best in its search, or the arm of that name.
+    """Return what a study that is not finished measured as best in its search, or the arm of that name.
 
     Raises:
         NothingMeasuredError: no placement was measured yet.
@@ -207,7 +207,7 @@ def doubts(found: Found, engine: EngineBuild, gpu: Gpu) -> list[str]:
     lines = []
     if not found.confirmed:
         lines.append(
-            f"The study has no report here, so this is what its search measured as best, not confirmed: "
+            "The study is not finished, so this is what its search measured as best, not confirmed: "
             f"hottune studies resume {found.study}"
         )
     if engine.key != found.engine.key:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hottune.engine.build import BuildOptions
 from hottune.placement import KvType, LoadMode, SpecType
-from hottune.search.objective import Objective
+from hottune.search.objective import Limits, Objective
 from hottune.search.rounds import MOST_ROUNDS, Rounds
 
 DEMO = "demo"
@@ -115,3 +115,7 @@ class RunConfig(BaseModel):
     def budget_s(self) -> float | None:
         """Time for all servers together; None = no limit."""
         return self.time_budget_s if self.time_budget_s is not None else 240.0 if self.quick else None
+
+    def limits(self, ceiling_mib: float) -> Limits:
+        """Return what a placement must keep to be recommended under a ceiling."""
+        return Limits(self.min_prefill_tok_s, ceiling_mib, self.keep_free_mib)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from hottune.errors import BadResultError
+from hottune.report.json_file import first_problem
 from hottune.report.schema import Report, Roofline, WarningNote
 from hottune.search.confirm import Confirmed, candidates, confirm, plan_key
 from hottune.search.hints import NO_HINTS, Hints
@@ -50,10 +51,8 @@ def basis_of(journal: Journal) -> Basis:
     try:
         return Basis.model_validate(noted)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
         raise BadResultError(
-            f"What study '{journal.name}' was begun with cannot be read: {place}: {first['msg'].lower()}.",
+            f"What study '{journal.name}' was begun with cannot be read: {first_problem(error)}.",
             "Another version of hottune wrote it.",
             again,
         ) from error

@@ -9,7 +9,6 @@ A chunk counts as tokens when it has text: `text` of completions, `content` or `
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 from hottune.workload.endpoint_facts import EndpointSample, ServerTimes
 from hottune.workload.facts import Request
-from hottune.workload.stream import NO_CHARACTER, Event, RequestFailed, WrongAnswer
+from hottune.workload.stream import NO_CHARACTER, Event, RequestFailed, WrongAnswer, parse_event
 
 _REASONING = ("reasoning_content", "reasoning")
 
@@ -114,7 +113,7 @@ def _read(events: Sequence[Event]) -> _Read:
 
 
 def _take(read: _Read, event: Event) -> None:
-    body = _parse(event.data)
+    body = parse_event(event.data)
     if body.get("error"):
         raise RequestFailed(f"the server broke off with an error: {error_text(body)}")
     if isinstance(body.get("usage"), dict):
@@ -146,16 +145,6 @@ def _text(choice: dict[str, Any]) -> str:
     thought = next((delta[key] for key in _REASONING if isinstance(delta.get(key), str)), "")
     content = delta.get("content")
     return thought + (content if isinstance(content, str) else "")
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(data)
-    except ValueError as error:
-        raise WrongAnswer(f"an event is not JSON: {data[:80]!r}") from error
-    if not isinstance(body, dict):
-        raise WrongAnswer(f"an event is not an object: {data[:80]!r}")
-    return body
 
 
 def _count(usage: dict[str, Any] | None, key: str) -> int | None:

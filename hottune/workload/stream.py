@@ -83,7 +83,7 @@ def read_sample(
     for event in events:
         if event.data == b"[DONE]":
             continue
-        body = _parse(event.data)
+        body = parse_event(event.data)
         if "error" in body:
             raise RequestFailed(f"the server answered with an error: {error_message(body)}")
         content.append(str(body.get("content", "")))
@@ -152,7 +152,12 @@ def _check(last: dict[str, Any], timings: dict[str, Any], prompt_tokens: int, ou
         raise WrongAnswer(f"{n_output:g} tokens generated ({last.get('stop_type')}), not {output_tokens}")
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def parse_event(data: bytes) -> dict[str, Any]:
+    """Return the JSON object of an event.
+
+    Raises:
+        WrongAnswer: it is none.
+    """
     try:
         body = json.loads(data)
     except ValueError as error:

@@ -84,6 +84,16 @@ class Command:
         return self.start(*arguments).end()
 
 
+def small_study(folder: Path, name: str) -> Command:
+    """Run a small study of real servers in a folder, to its report."""
+    require_engine()
+    made = Command(folder)
+    small = ("--scale", "0.1", "--trials", "1", "--replicates", "1", "--top", "1", "--study", name)
+    ended = made.run("run", "demo", "--backend", "cpu", *small, "--json")
+    assert ended.returncode == 0, ended.stderr
+    return made
+
+
 def servers_of(pid: int) -> list[psutil.Process]:
     """Return the llama-servers that a process started."""
     try:

@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
-from hottune_command import Command, Started, require_engine
+from hottune_command import Command, Started, small_study
 
-from hottune.engine.server import free_port
+from hottune.engine.ports import free_port
 from hottune.outcomes import OutOfMemory
 from hottune.search.catalogue import reopen
 from hottune.search.entries import Planned, attributes_of
@@ -31,11 +31,7 @@ STUDY = "small"
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """A folder with a small study of real servers, and one more trial that ran out of memory."""
-    require_engine()
-    made = Command(tmp_path_factory.mktemp("work"))
-    small = ("--scale", "0.1", "--trials", "1", "--replicates", "1", "--top", "1", "--study", STUDY)
-    ended = made.run("run", "demo", "--backend", "cpu", *small, "--json")
-    assert ended.returncode == 0, ended.stderr
+    made = small_study(tmp_path_factory.mktemp("work"), STUDY)
     journal = reopen(STUDY, [sqlite_url(made.folder / "studies" / f"{STUDY}.db")])
     too_large = journal.trials()[0].placement.model_copy(update={"hot_k": 100})
     out = OutOfMemory(stage="load", detail="5 MiB asked, 18 of 23 used", log_tail=["failed to allocate"])

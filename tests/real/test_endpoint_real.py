@@ -15,7 +15,8 @@ from hottune_command import Command, require_engine
 
 from hottune.cli.common import cache_dir
 from hottune.engine.build import BuildOptions, find_engine
-from hottune.engine.server import Server, launch
+from hottune.engine.launch import launch
+from hottune.engine.server import Server
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement
 from hottune.report.endpoint import EndpointResult

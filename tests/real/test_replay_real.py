@@ -10,8 +10,8 @@ from hottune_command import require_engine
 from hottune.cli.common import cache_dir
 from hottune.engine import control
 from hottune.engine.build import BuildOptions, find_engine
+from hottune.engine.launch import launch
 from hottune.engine.replay_library import provide_replay_library
-from hottune.engine.server import launch
 from hottune.machine.probe import virtual_gpu
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement, Policy

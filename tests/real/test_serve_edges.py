@@ -14,10 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hottune_command import Command, Started, gone_within, require_engine, servers_of, wait_for_servers
+from hottune_command import Command, Started, gone_within, servers_of, small_study, wait_for_servers
 
 from hottune.cli.common import cache_dir
-from hottune.engine.server import free_port
+from hottune.engine.ports import free_port
 from hottune.models.resolve import resolve_model
 
 pytestmark = pytest.mark.real
@@ -29,12 +29,7 @@ WARNING = "others on the network can use it"
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """A folder with the report of a small study."""
-    require_engine()
-    made = Command(tmp_path_factory.mktemp("work"))
-    small = ("--scale", "0.1", "--trials", "1", "--replicates", "1", "--top", "1", "--study", STUDY)
-    ended = made.run("run", "demo", "--backend", "cpu", *small, "--json")
-    assert ended.returncode == 0, ended.stderr
-    return made
+    return small_study(tmp_path_factory.mktemp("work"), STUDY)
 
 
 @pytest.fixture

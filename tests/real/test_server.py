@@ -21,8 +21,10 @@ from hottune.engine.argv import child_environment, server_argv, server_env
 from hottune.engine.build import BuildOptions, find_engine
 from hottune.engine.engaged import check_engaged
 from hottune.engine.facts import EngineBuild
+from hottune.engine.failures import LaunchFailed
+from hottune.engine.launch import launch
 from hottune.engine.loadlog import parse
-from hottune.engine.server import LaunchFailed, free_port, launch
+from hottune.engine.ports import free_port
 from hottune.machine.facts import Gpu
 from hottune.machine.probe import virtual_gpu
 from hottune.models.resolve import resolve_model
@@ -280,7 +282,7 @@ def test_kill_9_of_the_tool_leaves_no_llama_server(bench: Bench) -> None:
             import time
             from pathlib import Path
             from hottune.engine.facts import EngineBuild
-            from hottune.engine.server import launch
+            from hottune.engine.launch import launch
             from hottune.models.shape import ModelFile
             from hottune.placement import Placement
             build = EngineBuild.model_validate_json({bench.build.model_dump_json()!r})

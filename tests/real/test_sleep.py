@@ -13,7 +13,7 @@ from hottune.cli.common import cache_dir
 from hottune.engine import control, process
 from hottune.engine.argv import child_environment, server_argv, server_env
 from hottune.engine.build import BuildOptions, find_engine
-from hottune.engine.server import free_port
+from hottune.engine.ports import free_port
 from hottune.machine.probe import virtual_gpu
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement

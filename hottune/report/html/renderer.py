@@ -11,6 +11,7 @@ from hottune.report.html.arms_table import arms_table, comparisons_table
 from hottune.report.html.markup import bullets, code, esc, section
 from hottune.report.html.svg import Figure
 from hottune.report.schema import Report
+from hottune.report.searched import search_lines
 
 # Nothing is loaded from anywhere, whatever a hostile name in a report tries.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
@@ -42,7 +43,7 @@ def _main(report: Report) -> str:
         section(
             "Search",
             _grid([search_charts.scatter(report), history, search_charts.parameters(report)]),
-            bullets([*wording.search_lines(report), *search_charts.no_parameters(report)]),
+            bullets([*search_lines(report), *search_charts.no_parameters(report)]),
         ),
         section(
             "Cache and latency",

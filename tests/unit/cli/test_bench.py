@@ -1,97 +1,15 @@
-"""`hottune bench`: what its options mean together, and what it says about batches."""
+"""`hottune bench`: what its options mean together."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from hottune.cli.app import app
-from hottune.cli.bench import _multi, _placement, _summary
 from hottune.errors import BadSettingError
-from hottune.outcomes import Engagement, HotStats, Measurement, RequestSample
-from hottune.placement import Placement
-
-LAYERS, EXPERTS = 6, 64
-
-
-def base(**changes: Any) -> Placement:
-    return Placement(**({"n_cpu_moe": 0, "threads": 1} | changes))
-
-
-def placed(base: Placement, **changes: Any) -> Placement:
-    return _placement(base, {"hot_k": 8} | changes, LAYERS, EXPERTS)
-
-
-def measurement(**counters: int) -> Measurement:
-    counts = {"slots": 8, "layers": 6, "hits": 60, "misses": 40, "uploads": 1}
-    hot = HotStats(**(counts | {"uploaded_bytes": 1, "cache_bytes": 1} | counters))
-    sample = RequestSample(
-        workload="chat",
-        warmup=False,
-        prompt_tokens=1,
-        output_tokens=2,
-        prefill_ms=1,
-        decode_ms=1,
-        ttft_ms=1,
-        turn_s=1,
-        text_sha256="t",
-        drafted=9,
-        draft_accepted=4,
-    )
-    sizes = dict.fromkeys(("vram_model_mib", "vram_kv_mib", "vram_compute_mib", "host_model_mib"), 1.0)
-    speeds = dict.fromkeys(
-        (
-            "prefill_tok_s",
-            "decode_tok_s",
-            "ttft_ms",
-            "turn_s",
-            "token_ms_p50",
-            "token_ms_p95",
-            "token_ms_p99",
-        ),
-        1.0,
-    )
-    return Measurement(
-        **speeds,
-        vram_peak_mib=1,
-        vram_source="virtual",
-        load_s=1,
-        engagement=Engagement(gpu_device="VGPU0", hot=hot, **sizes),
-        requests=[sample],
-    )
-
-
-@pytest.mark.parametrize(
-    ("shared", "bypass"),
-    [
-        ({}, 1),
-        ({"parallel": 4}, 4),
-        ({"spec_type": "ngram-cache"}, 9),
-        ({"spec_type": "ngram-simple"}, 49),
-        ({"spec_type": "ngram-simple", "parallel": 4}, 64),
-        ({"spec_type": "ngram-cache", "parallel": 16}, 64),
-    ],
-)
-def test_what_is_decoded_at_once_goes_through_the_cache_by_default(
-    shared: dict[str, Any], bypass: int
-) -> None:
-    assert placed(base(**shared)).prefill_bypass == bypass
-    assert placed(base(**shared), prefill_bypass=2).prefill_bypass == 2, "what is asked for is asked for"
-
-
-def test_all_experts_stay_in_ram_by_default() -> None:
-    assert placed(base()).n_cpu_moe == LAYERS
-    assert placed(base(), n_cpu_moe=2).n_cpu_moe == 2
-
-
-@pytest.mark.parametrize("changes", [{"hot_k": EXPERTS + 1}, {"n_cpu_moe": LAYERS + 1}])
-def test_more_than_the_model_has_is_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(BadSettingError, match="has"):
-        placed(base(), **changes)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +29,3 @@ def test_options_that_would_do_nothing_are_refused_before_anything_is_built(
     ended = CliRunner().invoke(app, ["bench", "demo", *options, "--json"])
     assert ended.exit_code == BadSettingError.exit_code
     assert what in json.loads(ended.stdout)["error"]["what"]
-
-
-def test_hits_in_batches_of_several_tokens_are_summed_over_the_replicates() -> None:
-    one = measurement(multi_blocks=5, multi_tokens=20, multi_hits=30, multi_misses=10)
-    assert _multi([one, one]) == {"blocks": 10, "tokens": 40, "hits": 60, "misses": 20, "hit_rate": 0.75}
-    assert _summary([one])["multi"] == _multi([one])
-
-
-def test_without_such_batches_there_is_no_number() -> None:
-    assert _multi([measurement()]) is None
-
-
-def test_drafts_of_all_requests_are_summed() -> None:
-    assert _summary([measurement(), measurement()])["drafts"] == {"drafted": 18, "accepted": 8}

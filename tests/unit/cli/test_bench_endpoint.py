@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hottune.cli import common
 from hottune.cli.app import app
+from hottune.progress import NoProgress
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workload"))
 from fake_openai import FakeOpenAi
@@ -68,6 +70,23 @@ def test_an_endpoint_that_is_not_there_has_its_own_exit_code(server: FakeOpenAi)
     ended = run("bench", "--endpoint", server.url, *SMALL, "--json")
     assert ended.exit_code == 33
     assert json.loads(ended.stdout)["error"]["type"] == "EndpointError"
+
+
+def test_what_was_measured_before_a_failure_is_one_document_with_the_error_in_it(
+    server: FakeOpenAi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaks(NoProgress):
+        def say(self, line: str) -> None:
+            if "pass 1" in line:
+                server.error_after = 2
+
+    monkeypatch.setattr(common, "make_progress", lambda quiet: Breaks())
+    ended = run("bench", "--endpoint", server.url, *SMALL, "--replicates", "3", "--json", "--out", "x.json")
+    assert ended.exit_code == 33
+    found = json.loads(ended.stdout)
+    assert len(found["passes"]) == 1
+    assert "out of blocks" in found.pop("error")["what"]
+    assert found == json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
 
 
 def test_two_live_servers_are_measured_and_kept_apart(server: FakeOpenAi, tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ import pytest
 from engine_builder import REAL_GPU, VIRTUAL_GPU, engine_build, model_file, placement
 
 from hottune.engine import control
-from hottune.engine import server as engine_server
+from hottune.engine import launch as launching
 from hottune.engine.control import ControlError
 from hottune.engine.engaged import check_engaged, check_loaded
+from hottune.engine.failures import LaunchFailed
+from hottune.engine.launch import launch
 from hottune.engine.loadlog import parse
-from hottune.engine.server import LaunchFailed, LlamaCppEngine, Server, free_port, launch
+from hottune.engine.ports import free_port
 from hottune.errors import PortTakenError
 from hottune.machine.facts import Gpu
 from hottune.outcomes import Crashed, HotStats, NotEngaged, OutOfMemory, TimedOut
@@ -127,7 +129,7 @@ def test_a_log_that_is_complete_is_judged_at_once(bench: Bench) -> None:
     assert (
         bench.failure(bench.healthy("srv  llama_server: model loaded"), gpu=VIRTUAL_GPU).kind == "not_engaged"
     )
-    assert time.monotonic() - began < engine_server._LOG_LAG_S
+    assert time.monotonic() - began < launching._LOG_LAG_S
 
 
 def test_a_server_is_up_inside_the_context_and_gone_after_it(bench: Bench) -> None:
@@ -342,15 +344,6 @@ def test_a_request_that_killed_the_server_is_diagnosed_from_its_log(bench: Bench
     assert outcome.stage == "first_batch"
 
 
-def test_the_engine_interface_starts_the_same_server(bench: Bench) -> None:
-    engine = LlamaCppEngine(engine_build(llama_server=bench.healthy(""), device_library=bench.library))
-    with engine.launch(
-        bench.model, placement(), gpu=None, ceiling_mib=0, log_path=bench.log_path, load_timeout_s=20
-    ) as server:
-        assert isinstance(server, Server)
-        assert server.alive()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_kill_9_of_the_whole_tool_takes_the_server_along(bench: Bench, tmp_path: Path) -> None:
     program = bench.healthy("")
@@ -362,7 +355,7 @@ def test_kill_9_of_the_whole_tool_takes_the_server_along(bench: Bench, tmp_path:
             sys.path.insert(0, {str(Path(__file__).parent)!r})
             from pathlib import Path
             from engine_builder import engine_build, model_file, placement
-            from hottune.engine.server import launch
+            from hottune.engine.launch import launch
             folder = Path({str(tmp_path)!r})
             build = engine_build(llama_server=Path({str(program)!r}))
             with launch(build, model_file(folder / "m.gguf"), placement(), gpu=None, ceiling_mib=0,
@@ -399,8 +392,8 @@ def _runs(pid: int) -> bool:
 def test_a_bigger_model_gets_more_time_to_load(bench: Bench) -> None:
     small = bench.model.model_copy(update={"size_bytes": 0})
     large = bench.model.model_copy(update={"size_bytes": 70 * 1024**3})
-    assert engine_server._load_limit_s(small) == 120
-    assert engine_server._load_limit_s(large) > 1500
+    assert launching._load_limit_s(small) == 120
+    assert launching._load_limit_s(large) > 1500
 
 
 # --- what the load log must prove -----------------------------------------------------------------------

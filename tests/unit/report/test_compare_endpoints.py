@@ -15,8 +15,8 @@ from hottune.cli.report import report as report_command
 from hottune.cli.share import share as share_command
 from hottune.errors import BadResultError, NotComparableError
 from hottune.machine.facts import Machine
-from hottune.report import save
-from hottune.report.endpoint import EndpointPass, EndpointResult, load_endpoint
+from hottune.report import load_any, save
+from hottune.report.endpoint import EndpointPass, EndpointResult
 from hottune.tasks.comparable import Chosen
 from hottune.tasks.comparison import compare
 from hottune.tasks.endpoint_compared import ChosenEndpoint
@@ -162,7 +162,7 @@ def test_files_of_endpoints_are_results_to_compare(folder) -> None:
 def test_they_are_shown_and_come_back_as_they_were(folder) -> None:
     assert "pass 3" in run("report", "endpoint-other").stdout
     path = folder / "reports" / "endpoint-other.json"
-    assert load_endpoint(path) == endpoint([30.0, 31.0, 32.0])
+    assert load_any(path) == endpoint([30.0, 31.0, 32.0])
     assert json.loads(run("report", "endpoint-other", "--json").stdout)["kind"] == "endpoint"
 
 
@@ -178,9 +178,4 @@ def test_damaged_files_are_refused(folder, change, said) -> None:
     path = folder / "reports" / "endpoint-other.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(BadResultError, match=said):
-        load_endpoint(path)
-
-
-def test_the_table_of_other_files_is_none_of_its_business(folder) -> None:
-    assert load_endpoint(folder / "reports" / "mine.json") is None
-    assert load_endpoint(folder / "absent.json") is None
+        load_any(path)

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from hottune.cli.app import COMMANDS
 from hottune.errors import all_errors
-from hottune.report.json_schema import schema_text
+from hottune.report.json_schema import endpoint_schema_text, schema_text
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -41,8 +41,9 @@ def test_generated_parts_of_the_commands_page_are_current(reference):
     assert reference.filled(text_of("commands.md")) == text_of("commands.md"), RENEW
 
 
-def test_published_schema_is_current():
+def test_published_schemas_are_current():
     assert text_of("result.schema.json") == schema_text(), RENEW
+    assert text_of("endpoint.schema.json") == endpoint_schema_text(), RENEW
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.__name__)

@@ -3,7 +3,7 @@ import report_builder as build
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hottune.report import Format, render, verdicts, wording
+from hottune.report import Format, render, searched, verdicts, wording
 from hottune.report.schema import Cell, Confirmation, Report
 from hottune.report.setup import setup
 
@@ -71,19 +71,19 @@ def test_hot_is_compared_with_every_baseline_the_best_first():
 
 
 def test_search_is_summed_up_by_outcome():
-    text = wording.search_summary(build.report())
+    text = searched.search_summary(build.report())
     assert text == "6 placements tried: 3 measured, 1 out of memory, 1 rejected, 1 crashed"
 
 
 def test_a_placement_that_was_tried_again_counts_once():
     trials = build.trials()
     again = trials[0].model_copy(update={"number": len(trials)})
-    text = wording.search_summary(build.report(trials=[*trials, again]))
+    text = searched.search_summary(build.report(trials=[*trials, again]))
     assert text.startswith("6 placements tried in 7 trials: 4 measured")
 
 
 def test_remeasured_shows_how_the_search_flattered():
-    lines = wording.remeasured(build.report())
+    lines = searched.remeasured(build.report())
     assert "hot: decode tok/s, search 66.5 → re-measured 61.0 (−8.3%)" in lines[-1]
 
 
@@ -112,7 +112,7 @@ def test_an_arm_that_was_never_measured_again_is_not_a_measurement():
     )
     assert wording.outcome(arm) == "not confirmed"
     assert wording.failures(build.report(arms=[arm])) == ["hot: not measured again"]
-    assert wording.remeasured(build.report(arms=[arm])) == []
+    assert searched.remeasured(build.report(arms=[arm])) == []
 
 
 def test_an_inflated_model_is_named_as_one_in_the_setup():
@@ -174,5 +174,5 @@ def test_a_second_candidate_stands_in_every_form_of_the_report() -> None:
 def test_the_report_says_why_replicates_ended(ended: str, words: str) -> None:
     told = Confirmation(rounds=6, level=0.97, ended=ended)
     report = build.report().model_copy(update={"confirmation": told})
-    assert words in wording.search_lines(report)[1]
-    assert all("rounds" not in line for line in wording.search_lines(build.report()))
+    assert words in searched.search_lines(report)[1]
+    assert all("rounds" not in line for line in searched.search_lines(build.report()))

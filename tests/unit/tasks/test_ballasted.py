@@ -21,7 +21,7 @@ from hottune.progress import NoProgress
 from hottune.report.schema import Report, Roofline
 from hottune.tasks import measure, prepare
 from hottune.tasks.ballasted import ballasted
-from hottune.tasks.result import argv_and_env
+from hottune.tasks.commands import argv_and_env
 
 CEILING_MIB = 600.0
 
@@ -77,11 +77,11 @@ def test_servers_see_the_small_card_and_leave_only_growth_free(
     hot = plan.space.base.model_copy(update={"n_cpu_moe": 8, "hot_k": 2})
     with ballasted(plan, NoProgress()) as with_it:
         assert with_it.gpu.vram_free_mib == CEILING_MIB
-        assert value_of(argv_and_env(with_it, fit, 1)[0], "--fit-target") == "256"
-        assert argv_and_env(with_it, hot, 1)[1]["GGML_HOT_HEADROOM_MIB"] == "256"
+        assert value_of(argv_and_env(with_it, fit)[0], "--fit-target") == "256"
+        assert argv_and_env(with_it, hot)[1]["GGML_HOT_HEADROOM_MIB"] == "256"
         assert with_it.without_ballast.gpu == plan.gpu
     without = 20000 - int(CEILING_MIB)
-    assert value_of(argv_and_env(plan, fit, 1)[0], "--fit-target") == str(without + 256)
+    assert value_of(argv_and_env(plan, fit)[0], "--fit-target") == str(without + 256)
     assert holders[0].ended
 
 

@@ -15,7 +15,7 @@ from hottune.progress import NoProgress
 from hottune.report.schema import Report
 from hottune.report.setup import setup
 from hottune.tasks import prepare, surroundings
-from hottune.tasks.result import argv_and_env
+from hottune.tasks.commands import argv_and_env
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_fit_leaves_free_what_every_arm_must(tmp_path: Path) -> None:
         config = planned.config(tmp_path, vram_mib=600, **changes)
         machine = planned.machine(planned.gpu())
         plan = prepare.plan(config, planned.engine(Backend.CUDA), planned.model(), machine)
-        argv, _ = argv_and_env(plan, plan.space.fit(64), 8080)
+        argv, _ = argv_and_env(plan, plan.space.fit(64))
         return int(argv[argv.index("--fit-target") + 1])
 
     assert target_mib(keep_free_mib=30) == target_mib() + 30

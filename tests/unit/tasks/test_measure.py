@@ -11,7 +11,7 @@ import planned
 import pytest
 
 from hottune.engine.control import Glance
-from hottune.engine.interface import LaunchFailed
+from hottune.engine.failures import LaunchFailed
 from hottune.machine.clocks import HARDWARE_HEAT
 from hottune.outcomes import (
     Crashed,

@@ -11,7 +11,7 @@ import planned
 import pytest
 
 from hottune import workflow
-from hottune.engine.server import ControlError
+from hottune.engine.control import ControlError
 from hottune.outcomes import Crashed, Engagement, HotStats, Measurement, NextTokens, Outcome
 from hottune.placement import Placement, needs_restart
 from hottune.progress import NoProgress

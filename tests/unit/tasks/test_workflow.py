@@ -20,7 +20,7 @@ from hottune.report.schema import Confirmation, Report
 from hottune.search.recorder import Measure
 from hottune.search.rounds import MOST_ROUNDS
 from hottune.stats import FIRST_LOOK, LOOKING_LEVEL
-from hottune.tasks import surroundings
+from hottune.tasks import clock, surroundings
 from hottune.tasks.prepare import Plan
 from hottune.tasks.show import Meter
 
@@ -242,7 +242,7 @@ def test_warnings_of_every_session_stay_with_the_study(
 def test_a_tiny_time_budget_still_ends_with_an_answer(tmp_path: Path) -> None:
     report, _ = run(tmp_path, servers(), time_budget_s=0.001, trials=50, replicates=None)
     assert report.winner is not None
-    assert sum(1 for trial in report.trials if trial.arm is None) == workflow.LEAST_TRIALS
+    assert sum(1 for trial in report.trials if trial.arm is None) == clock.LEAST_TRIALS
     assert {len(arm.replicates) for arm in report.arms if arm.outcome == "measurement"} == {3}
     assert report.confirmation is not None
     assert report.confirmation.ended == "time"
