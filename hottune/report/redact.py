@@ -28,6 +28,8 @@ _OWN_VARIABLE = re.compile(
     r"(?:GGML|LLAMA|HOTTUNE|OMP)_[A-Z0-9_]+|(?:CUDA|HIP|ROCR)_VISIBLE_DEVICES|CUDA_DEVICE_ORDER"
 )
 _SECRET_VARIABLE = re.compile(r"API_?KEY|ACCESS_?KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+#: Characters of a variable's value from which on it is looked for in the whole report.
+LEAST_VALUE = 8
 _OPTION = re.compile(r"--?[a-z]+(?:-[a-z]+)*")
 _SECRET_OPTION = re.compile(
     r"--?(?:api-key|hf-token|hft|token|password|ssl-key-file)|.*\bBearer", re.IGNORECASE | re.DOTALL
@@ -100,6 +102,9 @@ class _Walker:
         study = Cleaner(identity, users=users, literals={}, keep=keep).name(report.study)
         literals = {path: ("path", name) for path, name in _known_paths(report).items()}
         literals |= {name: ("worker", new) for name, new in self._workers.items() if len(name) > 3}
+        for value in _private_values(report):
+            if value.lower() not in keep:
+                literals.setdefault(value, ("environment value", "REDACTED-VALUE"))
         if study != report.study:
             literals[report.study] = ("study name", study)
         self.cleaner = Cleaner(identity, users=users, literals=literals, keep=keep)
@@ -198,6 +203,16 @@ class _Walker:
         if not _OWN_VARIABLE.fullmatch(name) or _SECRET_VARIABLE.search(name):
             return self.cleaner.secret(value, "environment value", "REDACTED-VALUE")
         return self._token(value)
+
+
+def _private_values(report: Report) -> Iterator[str]:
+    """Return what foreign variables hold, where it is long enough to be told from common words: it may stand in
+    a command or a message as well."""
+    for arm in report.arms:
+        for name, value in arm.env.items():
+            foreign = not _OWN_VARIABLE.fullmatch(name) or _SECRET_VARIABLE.search(name)
+            if foreign and len(value) >= LEAST_VALUE:
+                yield value
 
 
 @lru_cache(maxsize=1)

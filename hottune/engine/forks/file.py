@@ -202,7 +202,8 @@ def load_engine_file(given: str) -> EngineFile:
             text = files("hottune.engine.forks").joinpath(f"{Path(given).name}.toml").read_text("utf-8")
     except OSError as error:
         raise EngineFileError(
-            f"There is no engine '{given}'.", next_step=f"Known: {', '.join(names())}; or give a .toml file."
+            f"There is no engine{' file' * (path.suffix == '.toml')} '{given}'.",
+            next_step=f"Known: {', '.join(names())}; or give a .toml file.",
         ) from error
     except UnicodeDecodeError as error:
         raise EngineFileError(f"The engine file {given} is not UTF-8.", str(error)) from error

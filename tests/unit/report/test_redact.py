@@ -163,3 +163,13 @@ def test_an_unlucky_account_name_spoils_neither_report_nor_options(user):
 def test_variables_of_ours_keep_their_names():
     line = "GGML_HOT_INTERVAL=60 llama-server -m x.gguf"
     assert redact(changed(command=line), Identity(user="inter")).report.command == line
+
+
+def test_the_value_of_a_foreign_variable_is_replaced_wherever_it_stands():
+    report = build.report()
+    arm = report.arms[0].model_copy(
+        update={"env": {"MY_PASS": "correct-horse", "SHORT": "on"}, "detail": "login correct-horse, on"}
+    )
+    cleaned = redact(report.model_copy(update={"arms": [arm, *report.arms[1:]]}), ME).report
+    assert cleaned.arms[0].env == {"MY_PASS": "REDACTED-VALUE", "SHORT": "REDACTED-VALUE"}
+    assert cleaned.arms[0].detail == "login REDACTED-VALUE, on"
