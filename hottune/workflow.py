@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from hottune.engine.facts import Backend
 from hottune.errors import BadSettingError
@@ -142,8 +143,9 @@ def report(
             str(error),
             "Give another folder with --reports; nothing will be measured again.",
         ) from error
-    ui.say("Report: " + ", ".join(str(path) for path in paths))
-    ui.say(f"Serve it: hottune serve {shlex.quote(str(paths[0]))}")
+    first = paths[0].relative_to(Path.cwd()) if paths[0].is_relative_to(Path.cwd()) else paths[0]
+    ui.say(f"Report: {', '.join([str(first), *(path.suffix for path in paths[1:])])}")
+    ui.say(f"Serve it: hottune serve {shlex.quote(str(first))}")
     return result
 
 

@@ -206,8 +206,10 @@ class _Walker:
 
 
 def _private_values(report: Report) -> Iterator[str]:
-    """Return what foreign variables hold, where it is long enough to be told from common words: it may stand in
-    a command or a message as well."""
+    """Return what foreign variables hold: it may stand in a command or a message as well.
+
+    A short value is left out: it would be a part of common words.
+    """
     for arm in report.arms:
         for name, value in arm.env.items():
             foreign = not _OWN_VARIABLE.fullmatch(name) or _SECRET_VARIABLE.search(name)
