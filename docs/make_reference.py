@@ -82,7 +82,7 @@ def _table(function: Callable[..., Any]) -> str:
 def _row(name: str, info: ArgumentInfo | OptionInfo, kind: Any, default: Any) -> str:
     kinds = [item for item in typing.get_args(kind) or (kind,) if item is not types.NoneType]
     if isinstance(info, ArgumentInfo):
-        shown = f"`{(info.metavar or name).upper()}`"
+        shown = f"`{_cell((info.metavar or name).upper())}`"
     else:
         # Inside Annotated, typer keeps the first flag where the default of a plain Option would be.
         given = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]

@@ -73,7 +73,7 @@ class NoCompilerError(HottuneError):
 
 
 class NoSpaceError(HottuneError):
-    """Not enough free disk space for the source, the build, or a model."""
+    """Not enough free disk space for the source, the build, a model, or what a command writes."""
 
     exit_code = 21
 

@@ -12,6 +12,8 @@ from hottune.report.setup import short_setup
 
 #: Most arms, and most notes below them, that one screen takes.
 MOST_ROWS, MOST_NOTES = 8, 5
+#: Parts of the set-up that stand in the line of what comes before them: one screen is all there is.
+_BESIDE = ("RAM", "Quant", "ubatch")
 #: Longest note, characters.
 LONGEST = 200
 
@@ -28,7 +30,7 @@ class ForumRenderer:
         lines: list[str] = []
         for label, value in short_setup(report):
             line = f"**{label}:** {escape(value)}"
-            if label == "RAM" and lines:  # beside the processor: one screen is all there is
+            if label in _BESIDE and lines:
                 lines[-1] += f"; {line}"
             else:
                 lines.append(line)
@@ -90,8 +92,8 @@ def _notes(report: Report) -> list[str]:
     hidden = len(report.arms) - len(_shown(report))
     legend = [text] if (text := wording.legend(report)) else []
     shown = [first, *legend, *(_first_sentence(one) for one in notes[:MOST_NOTES])]
-    shown += [f"{more} more notes in the result file."] * (more > 0)
-    shown += [f"{hidden} more rows in the result file."] * (hidden > 0)
+    shown += [f"{more} more note{'s' * (more > 1)} in the result file."] * (more > 0)
+    shown += [f"{hidden} more row{'s' * (hidden > 1)} in the result file."] * (hidden > 0)
     return [escape(one) for one in shown]
 
 

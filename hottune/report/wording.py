@@ -235,7 +235,10 @@ def legend(report: Report) -> str:
             f"hot K{'/T' * interval}: K experts of each of them cached in VRAM"
             + ", chosen anew every T tokens" * interval
         )
-    return "; ".join([*parts, "ub: micro-batch"]) + "." if parts else ""
+    if not parts:
+        return ""
+    threads = any(f" t {one.threads}" in named(report, one) for one in placements)
+    return "; ".join([*parts, "ub: micro-batch", *["t: CPU threads"] * threads]) + "."
 
 
 def footnotes(report: Report) -> list[str]:

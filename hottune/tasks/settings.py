@@ -86,7 +86,7 @@ class RunConfig(BaseModel):
 
     @property
     def is_demo(self) -> bool:
-        """Whether the model is the one that hottune makes itself."""
+        """Whether the model is the one that comes with hottune."""
         return self.model == DEMO
 
     @property

@@ -176,3 +176,10 @@ def test_the_report_says_why_replicates_ended(ended: str, words: str) -> None:
     report = build.report().model_copy(update={"confirmation": told})
     assert words in searched.search_lines(report)[1]
     assert all("rounds" not in line for line in searched.search_lines(build.report()))
+
+
+def test_the_names_of_placements_are_explained_as_far_as_they_stand_there():
+    report = build.report()
+    assert wording.legend(report).startswith("ncmoe N: the experts of N layers in RAM; hot K/T: K experts")
+    assert "hot K" not in wording.legend(report.model_copy(update={"arms": report.arms[:1]}))
+    assert wording.legend(report.model_copy(update={"arms": []})) == ""
