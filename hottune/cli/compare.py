@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hottune.tasks.comparable import Compared
 
 #: The arm behind the last colon; `#2` is the second row of that name (tables of the device's benchmark).
-_ARM = re.compile(r"(?P<result>.+):(?P<arm>[a-z][a-z0-9+-]*)(?P<number>#[1-9]\d*)?")
+_ARM = re.compile(r"(?P<result>.+):(?P<arm>[a-z][a-z0-9_+-]*)(?P<number>#[1-9]\d*)?")
 
 
 def compare(

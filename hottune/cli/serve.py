@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,14 +14,15 @@ from rich.text import Text
 
 from hottune.cli import options
 from hottune.cli.common import cache_dir, close, console, emit_json, handled, make_progress
-from hottune.cli.found import is_file, locate, report_of_study, result_file
+from hottune.cli.found import is_file, locate, report_of_study, result_file, storage_urls
 from hottune.engine.build import BuildOptions
-from hottune.errors import BadResultError, NothingMeasuredError
+from hottune.errors import BadResultError, NothingMeasuredError, StorageError, StudyNotFoundError
 from hottune.report import load
 
 if TYPE_CHECKING:
     from hottune.engine.server import Server
     from hottune.progress import Progress
+    from hottune.search.journal import Journal
     from hottune.tasks.serve import Job
     from hottune.tasks.served import Found
 
@@ -119,9 +121,22 @@ def _find(study: str, arm: str | None, storage: str | None) -> Found:
     Raises:
         StudyNotFoundError: there is nothing of that name.
     """
-    from hottune.tasks.served import of_journal, of_report
+    from hottune.search.catalogue import reopen
+    from hottune.tasks.served import asked_in
 
     source = locate(study, storage)
+    found = _found(study, arm, storage, source)
+    if found.asked is None:
+        # Which llama.cpp is a matter of the study itself: a result file may come from anybody.
+        with suppress(StudyNotFoundError, StorageError):
+            journal = reopen(found.study, storage_urls()) if isinstance(source, Path) else source
+            found = replace(found, asked=asked_in(journal))
+    return found
+
+
+def _found(study: str, arm: str | None, storage: str | None, source: Journal | Path) -> Found:
+    from hottune.tasks.served import of_journal, of_report
+
     if isinstance(source, Path):
         return of_report(load(source), arm)
     # A study that is not finished, or that an earlier hottune began, has its last result file at best.

@@ -76,7 +76,7 @@ def _head(made: Figure, report: Report, height: float) -> float:
     found = wording.answer(report)
     for text, size, width, lines, look in (
         (found.what, 25, 82, 2, {"weight": "bold"}),
-        (f"{found.why} {found.against}".strip(), 16, 132, 3, {"color": SOFT}),
+        (" ".join((found.why, found.against, found.engines)).strip(), 16, 132, 3, {"color": SOFT}),
     ):
         shown = _wrapped(text, width, lines)
         _write(made, 0.015, y, shown, size, va="top", linespacing=1.25, **look)

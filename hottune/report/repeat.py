@@ -16,7 +16,7 @@ from hottune.units import format_bytes
 PROGRAM = ".venv/bin/hottune"
 #: Options with a value: what goes where on the first machine, and what only that machine has.
 _PLACES = {"--reports", "--storage", "--worker", "--port", "--sdist", "--gpu"}
-_LOCAL = {"--trace", "--source", "--llama-bin", "--headers"}
+_LOCAL = {"--trace", "--source", "--llama-bin", "--headers", "--engine-bin"}
 _SHOWS = {"--json", "--quiet", "-q"}
 _HUB = re.compile(r"[\w.-]+/[\w.-]+?(:[\w.-]+)?")
 _NUMBERS = re.compile(r"(\d+) layers, (\d+) experts of (\d+), width (\d+), (\w+)")

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from hottune.engine.build import BuildOptions
 from hottune.engine.facts import Backend, EngineBuild
 from hottune.errors import BackendUnavailableError, BadSettingError, ModelNotFoundError, NothingMeasuredError
@@ -42,6 +44,8 @@ class Found:
     gpu: Gpu | None
     #: Whether the study confirmed it; else it is what its search measured so far.
     confirmed: bool = True
+    #: Which llama.cpp the study was run with, by the study itself; None where only a result file tells of it.
+    asked: BuildOptions | None = None
 
 
 def of_report(report: Report, wanted: str | None) -> Found:
@@ -109,6 +113,7 @@ def of_journal(journal: Journal, wanted: str | None) -> Found:
         usable_mib=ceiling_mib - keep_free_mib,
         gpu=_gpu_of(machine, config.get("gpu")),
         confirmed=False,
+        asked=asked_in(journal),
     )
 
 
@@ -148,13 +153,27 @@ def model_here(found: Found, given: Path | None, *, cache_dir: Path) -> ModelFil
 
 
 def engine_options(found: Found, asked: BuildOptions) -> BuildOptions:
-    """Return which llama.cpp serves: the one asked for, else the pinned one with the study's back-end.
+    """Return which llama.cpp serves: the one asked for, else the study's own, else the pinned one.
 
-    Never the program that a result file names: such a file may come from anybody.
+    Never the program that a result file names: such a file may come from anybody. What a study was run with,
+    it tells itself, as for `studies resume`; it counts only where that llama.cpp is still there.
     """
+    own = found.asked
+    if own is not None and asked == BuildOptions():
+        folders = (own.llama_bin, own.headers, own.source)
+        asked = own if all(folder is None or folder.exists() for folder in folders) else asked
     if asked.backend is not None or asked.llama_bin is not None:
         return asked
     return asked.model_copy(update={"backend": found.engine.backend})
+
+
+def asked_in(journal: Journal) -> BuildOptions | None:
+    """Return which llama.cpp a study was run with; None where it does not say so in a way of today."""
+    config = journal.noted("config") or {}
+    try:
+        return BuildOptions.model_validate(config.get("engine") or {})
+    except ValidationError:
+        return None
 
 
 def gpu_here(found: Found, engine: EngineBuild, machine: Machine, wanted: int | None) -> Gpu:

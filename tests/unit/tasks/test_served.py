@@ -83,6 +83,16 @@ def test_the_engine_is_one_of_ours_with_the_studys_back_end_never_the_files_prog
     assert served.engine_options(one, asked) == asked
 
 
+def test_the_engine_is_the_one_that_the_study_itself_was_run_with_while_it_is_there(tmp_path: Path) -> None:
+    own = BuildOptions(llama_bin=tmp_path, headers=tmp_path)
+    one = replace(found(tmp_path), asked=own)
+    assert served.engine_options(one, BuildOptions()) == own
+    asked = BuildOptions(git="https://example.org/llama.cpp")
+    assert served.engine_options(one, asked) == asked.model_copy(update={"backend": Backend.CUDA})
+    gone = replace(one, asked=BuildOptions(llama_bin=tmp_path / "gone", headers=tmp_path))
+    assert served.engine_options(gone, BuildOptions()) == BuildOptions(backend=Backend.CUDA)
+
+
 def test_the_gpu_is_the_asked_for_one_then_the_studys_then_the_one_with_most_room(tmp_path: Path) -> None:
     one, both = found(tmp_path), machine(OTHER, CARD)
     assert served.gpu_here(one, engine(), both, None) == CARD

@@ -29,6 +29,7 @@
 using json = nlohmann::json;
 
 static constexpr int n_greedy = 200, n_forced = 40;
+static const std::string cache_not_used = "the cache was not used";
 
 struct arguments {
     std::string library, lib_dir, make_model, folder, only = ".*";
@@ -128,7 +129,7 @@ static std::string not_engaged(const row & r, const json & counters, bool severa
     }
     const json & counts = several ? counters["multi"] : counters;
     if (counts["hits"] == 0 || counts["misses"] == 0 || counters["uploads"] == 0) {
-        return std::string("the cache was not used") + (several ? " with several tokens: " : ": ") + counters.dump();
+        return cache_not_used + (several ? " with several tokens: " : ": ") + counters.dump();
     }
     return "";
 }
@@ -220,11 +221,18 @@ static outcome run_row(const row & r, const arguments & args) {
     if (!ggml_backend_load(args.library.c_str())) {
         throw std::runtime_error("the device does not load");
     }
-    c.got = observe(path, cached);
+    // Experts are uploaded beside the computation. Where other programs have all cores, they can come too late for every
+    // lookup of so short a run, so a cache that was not hit gets two more chances; what is computed must be right in each.
+    for (int attempt = 0; attempt < 3; attempt++) {
+        c.got      = observe(path, cached);
+        out.reason = judge(r, c);
+        if (out.reason.rfind(cache_not_used, 0) != 0) {
+            break;
+        }
+    }
     remove(path.c_str());
     remove(stats.c_str());
     out.columns = columns(r, c);
-    out.reason  = judge(r, c);
     out.verdict = out.reason.empty() ? outcome::passed : outcome::failed;
     return out;
 }
