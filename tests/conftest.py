@@ -8,6 +8,11 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No property test times its examples: a busy machine may pause any of them.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 #: Set in CI: then a real test that is skipped for want of an engine fails instead.
 ENGINE_REQUIRED = os.environ.get("CI") == "true" or os.environ.get("HOTTUNE_REQUIRE_ENGINE") == "1"

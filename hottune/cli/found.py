@@ -7,14 +7,13 @@ A file means itself: a result (of a study or an endpoint), or the SQLite file of
 from __future__ import annotations
 
 import difflib
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from hottune.cli import common
-from hottune.errors import BadResultError, StudyNotFoundError
+from hottune.errors import BadResultError, HottuneError, StorageError, StudyNotFoundError
 from hottune.report import load_any
 from hottune.report.endpoint import EndpointResult
 from hottune.report.json_file import no_arms
@@ -43,7 +42,8 @@ def found_report(study: str, storage: str | None = None) -> Report:
 def found_result(study: str, storage: str | None = None) -> Report | EndpointResult:
     """Return the result that an argument means; of a study what is stored of it is enough.
 
-    A study of ./studies that does not say enough is replaced by its result file, and the user is told.
+    A study of ./studies that does not say enough, or cannot be read, is replaced by its result file, and the
+    user is told.
 
     Raises:
         StudyNotFoundError: there is nothing of that name.
@@ -61,7 +61,7 @@ def found_result(study: str, storage: str | None = None) -> Report | EndpointRes
             raise
         if storage is not None or is_file(study):  # it may be of another study of that name
             raise BadResultError(error.what, error.why, f"Its result file is here: {result}") from error
-        common.console().print(Text(f"{error.what} This is its result file {result}."), soft_wrap=True)
+        _say_instead(error, result)
         return load_any(result)
 
 
@@ -82,10 +82,17 @@ def locate(study: str, storage: str | None = None) -> Path | Journal:
         )
     if storage is not None:
         return _reopened(study, [storage])
-    if urls := _urls_of(study):
-        with suppress(StudyNotFoundError):
+    path = result_file(study)
+    try:
+        if urls := _urls_of(study):
             return _reopened(study, urls)
-    if (path := result_file(study)) is not None:
+    except StudyNotFoundError:
+        pass
+    except StorageError as error:
+        if path is None:
+            raise
+        _say_instead(error, path)
+    if path is not None:
         return path
     folder = common.reports_dir()
     there = sorted({path.stem for path in [*folder.glob("*.json"), *common.studies_dir().glob("*.db")]})
@@ -145,9 +152,16 @@ def _reopened(study: str, urls: list[str]) -> Journal:
     return reopen(study, urls)
 
 
+def _say_instead(error: HottuneError, result: Path) -> None:
+    common.console().print(Text(f"{error.what} This is the result file {result}."), soft_wrap=True)
+
+
 def _is_database(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_SQLITE)) == _SQLITE
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_SQLITE)) == _SQLITE
+    except OSError:
+        return False  # whoever loads it says what is wrong
 
 
 def _study_in(path: Path) -> Journal:

@@ -14,7 +14,7 @@ from hottune.report.wording import is_virtual
 from hottune.units import format_bytes
 
 PROGRAM = ".venv/bin/hottune"
-#: Options that say where something lies or goes on the first machine, with a value; and what they cost.
+#: Options with a value: what goes where on the first machine, and what only that machine has.
 _PLACES = {"--reports", "--storage", "--worker", "--port", "--sdist", "--gpu"}
 _LOCAL = {"--trace", "--source", "--llama-bin", "--headers", "--engine-bin"}
 _SHOWS = {"--json", "--quiet", "-q"}

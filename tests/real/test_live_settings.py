@@ -13,6 +13,7 @@ from hottune_command import require_engine
 from hottune.cli.common import cache_dir
 from hottune.engine import control
 from hottune.engine.build import BuildOptions, find_engine
+from hottune.engine.launch import launch
 from hottune.engine.server import Server
 from hottune.machine.probe import virtual_gpu
 from hottune.models.resolve import resolve_model
@@ -20,6 +21,7 @@ from hottune.outcomes import Measurement
 from hottune.placement import Placement
 from hottune.tasks import measure
 from hottune.tasks.measure import Bench
+from hottune.workload.client import drive
 from hottune.workload.workloads import load_workload
 
 pytestmark = pytest.mark.real
@@ -106,7 +108,7 @@ def test_what_was_changed_while_it_ran_is_what_a_fresh_server_measures(bench: Be
 
 def test_every_live_setting_is_in_the_counters_of_the_same_server(bench: Bench) -> None:
     one = placement(bench)
-    with measure.launch(
+    with launch(
         bench.engine,
         bench.model,
         one,
@@ -114,7 +116,7 @@ def test_every_live_setting_is_in_the_counters_of_the_same_server(bench: Bench) 
         ceiling_mib=CEILING_MIB,
         log_path=bench.log_dir / "server.log",
     ) as server:
-        bench._drive(server)
+        drive(server.base_url, bench.workload)
         pid, before = server.pid, server.hot_stats()
         assert before is not None
         assert (before.slots, before.policy, before.shared_budget) == (16, "lfru", False)

@@ -66,7 +66,7 @@ def test_one_group_in_a_block_is_kept_as_exactly_as_the_type_promises(kind: T) -
     ("kind", "share"), [(T.Q6_K, 0.01), (T.Q5_K, 0.025), (T.Q4_K, 0.025), (T.IQ4_XS, 0.1)]
 )
 @given(groups=st.sets(st.integers(0, 7), min_size=2), seed=st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_several_groups_in_a_block_are_near(kind: T, share: float, groups: set[int], seed: int) -> None:
     one, chosen = codec(kind), sorted(groups)
     d, q = weights(seed, len(chosen))
@@ -150,7 +150,7 @@ def test_the_sum_of_two_terms_is_the_weight(kind: T) -> None:
 
 @pytest.mark.parametrize(("kind", "share"), [(T.Q3_K, 0.06), (T.Q2_K, 0.25), (T.IQ4_XS, 0.08)])
 @given(seed=st.integers(0, 99))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_terms_of_several_groups_in_a_block_are_near(kind: T, share: float, seed: int) -> None:
     one = codec(kind)
     d, q = weights(seed, 2)

@@ -49,7 +49,7 @@ def test_an_arm_with_itself_cannot_be_told_apart_and_the_warning_says_why():
     assert codes(found) == ["same-measurements"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SPEEDS, SPEEDS)
 def test_the_other_way_round_is_the_reciprocal(a, b):
     there = compare([run_of(a, "a"), run_of(b, "b")]).against_first[0]

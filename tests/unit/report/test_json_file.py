@@ -14,7 +14,7 @@ numbers = st.floats(min_value=1e-6, max_value=1e12, allow_nan=False)
 
 
 @given(prefill=numbers, decode=numbers, turn=numbers, ratio=numbers, low=st.none() | numbers)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_report_comes_back_as_it_was(prefill, decode, turn, ratio, low):
     run = build.measurement(prefill, decode, turn)
     arm = build.arm("layers", build.placement(), [run], versus_decode=build.change(ratio, low, low))

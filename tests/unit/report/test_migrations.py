@@ -109,7 +109,7 @@ def reports(draw) -> Report:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(reports())
 def test_any_report_as_version_1_wrote_it_reads_as_the_same(tmp_path_factory, report):
     old = without_timeline(json.loads(report.model_dump_json())) | {"schema_version": 1}

@@ -111,7 +111,7 @@ def unchanging(value: Any) -> Any:
     return value if not isinstance(value, str) or value in WORDS or MOMENT.fullmatch(value) else "text"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(secrets(), st.sampled_from(GAPS))
 def test_no_planted_secret_is_in_any_format_and_no_number_changes(found, gap):
     identity, texts, hidden = found

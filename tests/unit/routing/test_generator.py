@@ -21,7 +21,7 @@ def model(**changes: float) -> RoutingModel:
     return RoutingModel.model_validate(values | changes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.9]))
 def test_every_token_has_distinct_experts_in_every_layer(
     n_tokens: int, prompt_tokens: int, used: int, repetition: float

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.cli.common import cache_dir
@@ -204,7 +204,6 @@ def test_a_routing_that_would_lead_out_of_the_arrays_is_refused(
         Routing(layers, np.array(blocks, dtype=np.int32), np.array(experts, dtype=np.int32))
 
 
-@settings(deadline=None)
 @given(trace=choices(), slots=st.integers(0, 22), policy=st.sampled_from(POLICIES), arrival=st.integers(1, 3))
 def test_every_choice_is_counted_once(
     library: ctypes.CDLL, trace: tuple[np.ndarray, int], slots: int, policy: Policy, arrival: int
@@ -240,7 +239,6 @@ def plain_hits(tokens: list[list[int]], slots: int, policy: str) -> int:
     return hits
 
 
-@settings(deadline=None)
 @given(trace=choices(), slots=st.integers(1, 22), policy=st.sampled_from(["lru", "static"]))
 def test_lru_and_static_are_what_a_plain_loop_says(
     library: ctypes.CDLL, trace: tuple[np.ndarray, int], slots: int, policy: Policy
@@ -250,7 +248,6 @@ def test_lru_and_static_are_what_a_plain_loop_says(
         assert layer.hits == plain_hits(trace[0][:, index].tolist(), slots, policy)
 
 
-@settings(deadline=None)
 @given(trace=choices(n_used=1))
 def test_more_slots_never_hit_less_with_lru_and_one_expert_a_token(
     library: ctypes.CDLL, trace: tuple[np.ndarray, int]

@@ -33,7 +33,7 @@ def top(probabilities: np.ndarray, k: int) -> dict[int, float]:
 
 
 @given(CASES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_bound_is_never_above_the_true_divergence_nor_below_zero(case) -> None:
     logits_p, logits_q, k = case
     p, q = softmax(logits_p), softmax(logits_q)
@@ -42,7 +42,6 @@ def test_the_bound_is_never_above_the_true_divergence_nor_below_zero(case) -> No
 
 
 @given(CASES)
-@settings(deadline=None)
 def test_with_all_tokens_known_it_is_the_divergence_itself(case) -> None:
     p, q = softmax(case[0]), softmax(case[1])
     true = float((p * np.log(p / q)).sum())
@@ -50,7 +49,6 @@ def test_with_all_tokens_known_it_is_the_divergence_itself(case) -> None:
 
 
 @given(st.lists(LOGITS, min_size=2, max_size=40), st.integers(1, 40))
-@settings(deadline=None)
 def test_equal_distributions_do_not_diverge(logits, k) -> None:
     p = top(softmax(logits), k)
     assert kl_bound(p, p) == pytest.approx(0, abs=1e-12)

@@ -100,6 +100,16 @@ def test_an_old_study_falls_back_to_its_result_file_and_says_so(folder):
     assert "reports/one.json" in asked.stderr
 
 
+def test_a_damaged_storage_does_not_hide_a_result_file(folder):
+    save(build.report(study="two"), folder / "reports")
+    (folder / "studies" / "broken.db").write_bytes(b"no database, but long enough to be taken for one" * 9)
+    result = run("two")
+    assert "Big-30B" in result.stdout
+    assert "broken.db" in result.stderr
+    assert "reports/two.json" in result.stderr
+    assert run("three").exit_code == 50
+
+
 def test_an_unknown_name_tells_what_is_there(folder):
     save(build.report(study="two"), folder / "reports")
     result = run("ones")

@@ -76,7 +76,7 @@ def test_without_bandwidths_there_is_memory_and_no_speed() -> None:
     assert all(row.speed is None and row.vram_mib > 0 for row in found.placements)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     ceiling=st.floats(500, 30_000),
     layers=st.integers(1, 60),
@@ -99,7 +99,7 @@ def test_no_candidate_is_over_the_ceiling_and_speeds_keep_to_the_bound(
         assert by_arm["hot+layers"].placement.n_cpu_moe >= by_arm["layers"].placement.n_cpu_moe
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.floats(2500, 20_000), st.floats(2500, 20_000))
 def test_more_vram_never_means_more_bytes_from_ram(one: float, other: float) -> None:
     least, most = (planned(size).placements for size in sorted((one, other)))

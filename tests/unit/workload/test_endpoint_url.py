@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.errors import BadSettingError
@@ -36,7 +36,6 @@ def test_what_is_no_address_is_refused_without_being_repeated(bad: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
-@settings(deadline=None)
 @given(SECRETS, SECRETS, SECRETS)
 def test_account_password_and_host_are_in_nothing_that_is_kept(user: str, word: str, host: str) -> None:
     text = f"https://zz{user}:zz{word}@zz{host}.test:8443/v1"

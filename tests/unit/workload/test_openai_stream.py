@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hottune.workload.endpoint_facts import EndpointSample
@@ -44,7 +44,6 @@ def event(at_s: float, body: Any) -> Event:
     return Event(at_s, json.dumps(body).encode())
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20) | (CHUNK | JSON).map(lambda body: json.dumps(body).encode())))
 def test_whatever_comes_is_a_sample_or_a_failure(pieces: list[bytes]) -> None:
     try:
@@ -54,7 +53,6 @@ def test_whatever_comes_is_a_sample_or_a_failure(pieces: list[bytes]) -> None:
     assert sample.output_tokens > 0 and sample.decode_ms > 0
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=2).filter(lambda sizes: sum(size > 0 for size in sizes) > 1),
     st.booleans(),
