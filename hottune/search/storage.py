@@ -70,6 +70,8 @@ def _said(error: BaseException) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "malformed" in reason or "file is not a database" in reason:
         reason += ": the file is damaged, or was cut short while it was copied"
+    if "unable to open database file" in reason or "readonly database" in reason:
+        reason += ": SQLite writes beside a file even to read it, so copy it out of a read-only folder"
     return reason[:500]
 
 

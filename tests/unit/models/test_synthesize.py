@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import gguf
@@ -131,6 +132,13 @@ class TestFile:
         with pytest.raises(KeyboardInterrupt):
             synthesize(tmp_path / "model.gguf", SMALL, progress=Stops())
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_pipe_is_not_replaced_by_a_model(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with pytest.raises(BadSettingError, match="no file"):
+            synthesize(pipe, SMALL)
+        assert pipe.is_fifo()
 
     def test_what_a_killed_process_left_is_removed(self, tmp_path: Path) -> None:
         abandoned = tmp_path / ".model.gguf.999999999.part"
