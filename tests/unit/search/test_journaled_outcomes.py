@@ -69,7 +69,7 @@ def test_what_a_study_stored_before_there_was_a_timeline_is_read(tmp_path: Path)
     del old["timeline"]
     with sqlite3.connect(tmp_path / "study.db") as study:
         done = study.execute(
-            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'outcome'",
+            "UPDATE trial_system_attributes SET value_json = ? WHERE key = 'hottune:outcome'",
             (json.dumps(json.dumps(old)),),
         )
         assert done.rowcount == 1
