@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
+
+from one_server import one_server
 
 from hottune.cli.common import cache_dir
 from hottune.engine import control
 from hottune.engine.build import BuildOptions, build_engine
-from hottune.engine.facts import Backend
-from hottune.engine.launch import launch
 from hottune.engine.server import Server
-from hottune.machine.probe import probe_machine, virtual_gpu
+from hottune.machine.probe import probe_machine
 from hottune.models.resolve import resolve_model
 from hottune.outcomes import RequestSample
 from hottune.placement import Placement
@@ -42,8 +41,6 @@ def main() -> None:
     )
     model = resolve_model(options.model, cache_dir=cache_dir())
     machine = probe_machine()
-    real = bool(machine.gpus) and engine.backend is not Backend.CPU
-    gpu = machine.gpus[0] if real else virtual_gpu(65536)
     workload = load_workload("document", scale=options.scale)
     placement = Placement(
         n_cpu_moe=model.shape.n_layers if options.n_cpu_moe is None else options.n_cpu_moe,
@@ -55,17 +52,7 @@ def main() -> None:
         context=256 * -(-context_needed(workload) // 256),
     )
     warm, *documents = requests(workload, options.scale)
-    with (
-        TemporaryDirectory() as folder,
-        launch(
-            engine,
-            model,
-            placement,
-            gpu=gpu,
-            ceiling_mib=gpu.vram_total_mib * 0.95,
-            log_path=Path(folder) / "server.log",
-        ) as server,
-    ):
+    with one_server(engine, model, placement, machine) as server:
         for setting in options.settings or [""]:
             if setting:
                 control.request(_socket(server), {"cmd": "set", **changes(setting)})

@@ -12,19 +12,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean, median
-from tempfile import TemporaryDirectory
 
 import psutil
+from one_server import one_server
 
 from hottune.cli.common import cache_dir
 from hottune.engine.build import BuildOptions, build_engine
 from hottune.engine.control import Glance
-from hottune.engine.facts import Backend
-from hottune.engine.launch import launch
 from hottune.engine.server import Server
-from hottune.machine.probe import probe_machine, virtual_gpu
+from hottune.machine.probe import probe_machine
 from hottune.models.resolve import resolve_model
 from hottune.placement import Placement
 from hottune.stats import paired_change
@@ -39,25 +36,13 @@ def main() -> None:
     engine = build_engine(BuildOptions(), cache_dir=cache_dir())
     model = resolve_model(options.model, cache_dir=cache_dir())
     machine = probe_machine()
-    real = bool(machine.gpus) and engine.backend is not Backend.CPU
-    gpu = machine.gpus[0] if real else virtual_gpu(65536)
     placement = Placement(
         n_cpu_moe=model.shape.n_layers,
         hot_k=options.k,
         threads=options.threads or max(1, machine.cpu.physical_cores - 1),
         context=256 * -(-(options.tokens + 256) // 256),
     )
-    with (
-        TemporaryDirectory() as folder,
-        launch(
-            engine,
-            model,
-            placement,
-            gpu=gpu,
-            ceiling_mib=gpu.vram_total_mib * 0.95,
-            log_path=Path(folder) / "server.log",
-        ) as server,
-    ):
+    with one_server(engine, model, placement, machine) as server:
         print(
             f"idle server: a look takes {median(seconds_of(server.glance) for _ in range(200)) * 1e3:.2f} ms"
         )

@@ -6,6 +6,7 @@ tells them apart in JSON.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -168,6 +169,13 @@ class Timeline(_Frozen):
         """Hit rate of each interval, 0 to 1; None where nothing went through the cache (a long prompt)."""
         pairs = zip(self.hits, self.misses, strict=True)
         return [_share(hits, misses) if hits + misses else None for hits, misses in pairs]
+
+
+def evenly(count: int, most: int) -> list[slice]:
+    """Return at most so many parts of `count` neighbours, about equally long, none of them empty."""
+    n_kept = min(most, count)
+    ends = [count * number // n_kept for number in range(n_kept + 1)] if n_kept else []
+    return [slice(first, last) for first, last in pairwise(ends)]
 
 
 class DuringRun(_Frozen):

@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from hottune.errors import SourceInvalidError
+
 _VERSION = re.compile(r"version: \S+ \(build (\d+), commit (\S+?)\)|version: (\d+) \((\S+?)\)")
 
 
@@ -45,6 +47,25 @@ def server_version(llama_server: Path) -> tuple[int, str] | None:
     env = {name: value for name, value in os.environ.items() if name != "GGML_BACKEND_PATH"}
     match = _VERSION.search(_output([str(llama_server), "--version"], env))
     return (int(match[1] or match[3]), match[2] or match[4]) if match else None
+
+
+def require_version(llama_server: Path, asked: str = "") -> tuple[int, str]:
+    """Return what `server_version` does.
+
+    Args:
+        llama_server: the program.
+        asked: the option that named it, as errors begin; "" = they name the program alone.
+
+    Raises:
+        SourceInvalidError: it does not run here.
+    """
+    version = server_version(llama_server)
+    if version is None:
+        raise SourceInvalidError(
+            f"{asked}{': ' if asked else ''}{llama_server} does not run here.",
+            next_step=f"Try it by hand: {llama_server} --version",
+        )
+    return version
 
 
 def build_label(version: tuple[int, str] | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hottune.engine.elf import needed_libraries
-from hottune.engine.executable import server_version
+from hottune.engine.executable import require_version
 from hottune.engine.facts import Backend
 from hottune.errors import SourceInvalidError
 
@@ -41,11 +41,7 @@ def find_prebuilt(folder: Path) -> Prebuilt:
             f"There is no llama-server in {folder} or {folder / 'bin'}.",
             next_step="Name the folder that holds llama-server.",
         )
-    version = server_version(server)
-    if version is None:
-        raise SourceInvalidError(
-            f"{server} does not run here.", next_step=f"Try it by hand: {server} --version"
-        )
+    version = require_version(server)
     # A system package's llama-server is a link into its real folder in some distributions.
     folders = list(dict.fromkeys(_library_folders(server.parent) + _library_folders(server.resolve().parent)))
     libraries = _libraries(folders)

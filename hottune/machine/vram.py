@@ -117,7 +117,6 @@ class VramSampler(Background):
                 self._last = change if self._process_peak is None else self._last
             used = self._process_use(module, handle)
             if used is not None:
-                self._process_now = used
                 self._process_peak = max(self._process_peak or 0, used)
                 self._last = used
             self.samples += 1

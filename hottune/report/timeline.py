@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-from hottune.outcomes import Measurement, Timeline
+from hottune.outcomes import Measurement, Timeline, evenly
 from hottune.report.schema import Arm, Report
 from hottune.report.wording import measurements
 
@@ -51,9 +49,7 @@ def hit_lines(report: Report) -> list[str]:
 
 def merged(line: Timeline, most: int) -> Timeline:
     """Return the timeline in at most so many intervals: neighbours are put together evenly."""
-    n_kept = min(most, len(line.at_s))
-    ends = [len(line.at_s) * number // n_kept for number in range(n_kept + 1)] if n_kept else []
-    parts = [slice(first, last) for first, last in pairwise(ends)]
+    parts = evenly(len(line.at_s), most)
     return Timeline(
         at_s=[line.at_s[part][-1] for part in parts],
         vram_mib=[max(line.vram_mib[part]) for part in parts] if line.vram_mib else [],

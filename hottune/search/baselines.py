@@ -32,13 +32,7 @@ def measure_baselines(space: CurrentSpace, attempt: Attempt, cost: Cost) -> None
         cost: of a measurement by the objective; lower is better.
     """
     found: dict[Placement, float] = {}
-
-    def tried(arm: ArmName, placement: Placement) -> Outcome:
-        outcome = attempt(arm, placement)
-        if isinstance(outcome, Measurement):
-            found[placement] = cost(outcome)
-        return outcome
-
+    tried = costed(attempt, cost, found)
     before = space()
     ubatches, n_layers = before.ubatches, before.shape.n_layers
     tried("all-cpu", before.all_cpu(max(ubatches)))
@@ -54,6 +48,18 @@ def measure_baselines(space: CurrentSpace, attempt: Attempt, cost: Cost) -> None
     for ubatch in ubatches:  # no layer fits
         tried("all-cpu", before.all_cpu(ubatch))
         tried("fit", before.fit(ubatch))
+
+
+def costed(attempt: Attempt, cost: Cost, found: dict[Placement, float]) -> Attempt:
+    """Return `attempt` such that what each measured placement costs is put into `found`."""
+
+    def tried(arm: ArmName, placement: Placement) -> Outcome:
+        outcome = attempt(arm, placement)
+        if isinstance(outcome, Measurement):
+            found[placement] = cost(outcome)
+        return outcome
+
+    return tried
 
 
 def first_baselines(space: Space) -> list[tuple[ArmName, Placement]]:

@@ -15,7 +15,7 @@ from hottune.search.attributes import facts
 from hottune.search.claims import is_done
 from hottune.search.journal import CONFIRM, Journal
 from hottune.search.objective import Objective
-from hottune.search.storage import open_storage, storage_errors
+from hottune.search.storage import Storage, open_storage, storage_errors
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def reopen(name: str, urls: Sequence[str]) -> Journal:
         StudyNotFoundError: no storage has it; the message names what there is.
         StorageError: a storage cannot be read.
     """
-    one, url = find(name, urls)
+    one, url, storage = find(name, urls)
     objective = Objective(json.loads(facts(one)["config"])["objective"])
-    return Journal(name, url, objective, settle=False, storage=open_storage(url))
+    return Journal(name, url, objective, settle=False, storage=storage)
 
 
-def find(name: str, urls: Sequence[str]) -> tuple[FrozenStudy, str]:
-    """Return an existing study as it is stored, and the storage that has it.
+def find(name: str, urls: Sequence[str]) -> tuple[FrozenStudy, str, Storage]:
+    """Return an existing study as it is stored, and the storage that has it: its URL, and as it was opened.
 
     Raises:
         StudyNotFoundError: no storage has it; the message names what there is.
@@ -84,10 +84,11 @@ def find(name: str, urls: Sequence[str]) -> tuple[FrozenStudy, str]:
     """
     names: list[str] = []
     for url in urls:
+        storage = open_storage(url)
         with storage_errors(url):
-            there = {one.study_name: one for one in open_storage(url).get_all_studies() if _is_ours(one)}
+            there = {one.study_name: one for one in storage.get_all_studies() if _is_ours(one)}
         if name in there:
-            return there[name], url
+            return there[name], url, storage
         names += there
     near = difflib.get_close_matches(name, names, n=3) or names[:5]
     raise StudyNotFoundError(

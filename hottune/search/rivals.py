@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from hottune.outcomes import Measurement, Outcome, Rejected, too_large
+from hottune.outcomes import Outcome, Rejected, too_large
 from hottune.placement import Placement
-from hottune.search.baselines import Attempt, Cost, CurrentSpace, best_threads, fullest_layers
+from hottune.search.baselines import Attempt, Cost, CurrentSpace, best_threads, costed, fullest_layers
 from hottune.search.space import Space
 from hottune.units import mib
 
@@ -58,12 +58,7 @@ def measure_rival(
         _largest_cache(rival, now, plain, attempt)
         return
     found: dict[Placement, float] = {}
-
-    def tried(arm: str, placement: Placement) -> Outcome:
-        outcome = attempt(arm, placement)
-        if isinstance(outcome, Measurement):
-            found[placement] = cost(outcome)
-        return outcome
+    tried = costed(attempt, cost, found)
 
     def layers(n_cpu_moe: int) -> Outcome:
         return tried(rival.name, plain.model_copy(update={"n_cpu_moe": n_cpu_moe}))

@@ -29,13 +29,12 @@ class Clock:
 
     def spent(self) -> bool:
         """Whether the budget is used up."""
-        budget_s = self._config.budget_s
-        return budget_s is not None and time.monotonic() - self._began >= budget_s
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def must_confirm(self) -> bool:
         """Whether what is left of the budget is needed for the replicates of baselines and candidates."""
-        budget_s = self._config.budget_s
-        if budget_s is None:
+        deadline = self.deadline
+        if deadline is None:
             return False
         trials = self._journal.trials()
         if sum(1 for trial in trials if trial.arm is None) < LEAST_TRIALS:
@@ -45,4 +44,4 @@ class Clock:
         each_s = sum(seconds) / len(seconds)
         arms = len(BASELINES) + len(self._config.engines) + self._config.top_wanted
         servers = 1 + arms * min(LEAST_ROUNDS, self._config.rounds.most)
-        return time.monotonic() - self._began + servers * each_s >= budget_s
+        return time.monotonic() + servers * each_s >= deadline

@@ -173,7 +173,7 @@ class Bench:
                         port=self.port,
                         on_progress=self.note,
                         extra_env=self.extra_env,
-                        fork=self._fork(placement),
+                        fork=fork,
                     )
                 )
             except LaunchFailed as failed:

@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Self
 
 from hottune.engine.control import Glance
 from hottune.machine.background import Background
-from hottune.outcomes import Timeline
+from hottune.outcomes import Timeline, evenly
 
 #: Seconds between looks, beside those before each request.
 INTERVAL_S = 2.0
@@ -123,10 +122,9 @@ def timeline(samples: Sequence[Sample], most: int = MOST) -> Timeline | None:
     intervals = len(known) - 1
     if intervals < 1:
         return None
-    n_kept = min(intervals, most)
-    ends = [intervals * number // n_kept for number in range(n_kept + 1)]
-    parts = [known[first + 1 : last + 1] for first, last in pairwise(ends)]
-    grown = [_grown(known[first], known[last]) for first, last in pairwise(ends)]
+    kept = evenly(intervals, most)
+    parts = [known[1:][part] for part in kept]
+    grown = [_grown(known[part.start], known[part.stop]) for part in kept]
     if not cached and all(one.vram_mib is None for one in known):
         return None
     vram = [[one.vram_mib for one in part if one.vram_mib is not None] for part in parts]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hottune.engine import llama, sources
-from hottune.engine.executable import build_label, server_version
+from hottune.engine.executable import build_label, require_version
 from hottune.engine.facts import Backend, OtherEngine
 from hottune.engine.forks.command import Fork
 from hottune.engine.forks.file import EngineFile
@@ -165,12 +165,7 @@ def _prebuilt(file: EngineFile, backend: Backend, given: Path) -> Fork:
             f"--engine-bin {file.name}: there is no llama-server at {given}.",
             next_step="Name the program, or the build folder that it lies in.",
         )
-    version = server_version(server)
-    if version is None:
-        raise SourceInvalidError(
-            f"--engine-bin {file.name}: {server} does not run here.",
-            next_step=f"Try it by hand: {server} --version",
-        )
+    version = require_version(server, f"--engine-bin {file.name}")
     stat = server.stat()
     identity = [str(server), stat.st_size, stat.st_mtime_ns]
     facts = _facts(
